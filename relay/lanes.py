@@ -20,7 +20,9 @@ What is in memory is only a copy. An envelope is *known* from the moment it ente
 until it is settled, so that re-reading the spool never leases one twice. Reading needs no
 cursor: the spool is always asked from the start for more envelopes than are known, and the
 known ones are skipped. A cursor would be cheaper by a few microseconds and wrong whenever
-a deferred envelope falls due behind it.
+a deferred envelope falls due behind it. While a read is under way its answer may already be
+stale: what is settled meanwhile stays known until the read has come back, and what arrives
+meanwhile makes the stream be read again.
 
 Pure. Nothing here knows the time: only envelopes that are due are ever loaded.
 """
@@ -68,6 +70,8 @@ def key_of(envelope: Envelope) -> StreamKey:
 class _Stream:
     window: deque[Envelope] = field(default_factory=deque)
     known: set[int] = field(default_factory=set)
+    settled: set[int] = field(default_factory=set)
+    reading: bool = False
     more: bool = False
     credit: float = 0.0
 
@@ -90,7 +94,7 @@ class Lanes:
         stream = self._stream(key_of(envelope))
         if envelope.id in stream.known:
             return
-        if stream.more or len(stream.window) >= WINDOW_MAX:
+        if stream.more or stream.reading or len(stream.window) >= WINDOW_MAX:
             stream.more = True
             return
         stream.known.add(envelope.id)
@@ -101,22 +105,33 @@ class Lanes:
         for key in keys:
             self._stream(key).more = True
 
-    def wanting(self) -> list[tuple[StreamKey, int]]:
-        """The streams to read from the spool now, each with how many envelopes to ask for."""
-        return [
+    def to_read(self) -> list[tuple[StreamKey, int]]:
+        """The streams to read from the spool now, each with how many envelopes to ask for.
+
+        Each one named is answered with ``loaded`` before it is named again.
+        """
+        found = [
             (key, len(stream.known) + WINDOW_MAX - WINDOW_LOW)
             for key, stream in self._streams.items()
-            if stream.more and len(stream.window) < WINDOW_LOW
+            if stream.more and not stream.reading and len(stream.window) < WINDOW_LOW
         ]
+        for key, _ in found:
+            self._streams[key].reading, self._streams[key].more = True, False
+        return found
 
     def loaded(self, key: StreamKey, envelopes: list[Envelope], asked: int) -> None:
-        """Take in what the spool gave for ``key``; fewer than ``asked`` means that was all."""
+        """Take in what the spool gave for ``key``; fewer than ``asked`` means that was all.
+
+        A read that failed is answered with ``asked`` 0: the stream will be named again.
+        """
         stream = self._stream(key)
-        stream.more = len(envelopes) >= asked
+        stream.more = stream.more or len(envelopes) >= asked
         for envelope in envelopes:
-            if envelope.id not in stream.known:
+            if envelope.id not in stream.known and envelope.id not in stream.settled:
                 stream.known.add(envelope.id)
                 stream.window.append(envelope)
+        stream.reading = False
+        stream.settled.clear()
         self._forget_if_empty(key)
 
     def ready(self, *, only: str | None = None) -> bool:
@@ -152,14 +167,24 @@ class Lanes:
                 return self._take(key)
         return None
 
+    def any_head(self) -> Envelope | None:
+        """The head of any stream at all, leased, held or not: an account's probe."""
+        keys = [key for key, stream in self._streams.items() if stream.window]
+        return self._take(keys[0]) if keys else None
+
     def give_back(self, envelope: Envelope) -> None:
         """Put a leased envelope at the head of its stream: this try did not count (P4)."""
-        self._stream(key_of(envelope)).window.appendleft(envelope)
+        stream = self._stream(key_of(envelope))
+        stream.known.add(envelope.id)
+        stream.window.appendleft(envelope)
 
     def settled(self, envelope: Envelope) -> None:
         """Forget a leased envelope: the spool now says where it is, if anywhere."""
         key = key_of(envelope)
-        self._stream(key).known.discard(envelope.id)
+        stream = self._stream(key)
+        stream.known.discard(envelope.id)
+        if stream.reading:
+            stream.settled.add(envelope.id)
         self._forget_if_empty(key)
 
     def _stream(self, key: StreamKey) -> _Stream:
@@ -171,7 +196,7 @@ class Lanes:
 
     def _forget_if_empty(self, key: StreamKey) -> None:
         stream = self._streams[key]
-        if not stream.known and not stream.more:
+        if not (stream.known or stream.more or stream.reading):
             del self._streams[key]
             if key.lane != PRIORITY:
                 self._turns.remove(key)

@@ -1,5 +1,13 @@
-"""The configuration: what ``relay.toml`` may say, checked and frozen."""
+"""The configuration: ``parse`` turns what stood in ``relay.toml`` into frozen values.
 
+Pure: files are opened by ``cli``, secrets are read by the room that uses them.
+
+``schema`` has the values and their defaults, ``tables`` a row for each key, ``checks``
+what a row may ask for, ``rules`` what keys ask of one another, ``parsing`` puts them
+together, ``whole`` answers questions about the result.
+"""
+
+from relay.config.parsing import parse
 from relay.config.schema import (
     Alert,
     Breaker,
@@ -15,8 +23,11 @@ from relay.config.schema import (
     Spool,
     Upstream,
 )
+from relay.config.tables import NOT_YET
+from relay.config.whole import resolve, without_effect
 
 __all__ = [
+    "NOT_YET",
     "Alert",
     "Breaker",
     "Config",
@@ -30,4 +41,7 @@ __all__ = [
     "Retry",
     "Spool",
     "Upstream",
+    "parse",
+    "resolve",
+    "without_effect",
 ]

@@ -154,7 +154,7 @@ def test_window_is_filled_from_the_spool_and_never_twice() -> None:
     key = key_of(spooled[0])
     for item in spooled:
         lanes.arrived(item)
-    assert lanes.wanting() == []
+    assert lanes.to_read() == []
     seen: list[int] = []
     leased: list[int] = []
 
@@ -165,7 +165,7 @@ def test_window_is_filled_from_the_spool_and_never_twice() -> None:
             done = leased.pop(0)
             spooled = [entry for entry in spooled if entry.id != done]
             lanes.settled(envelope(done, campaign="a"))
-        for wanted, asked in lanes.wanting():
+        for wanted, asked in lanes.to_read():
             assert wanted == key
             lanes.loaded(wanted, spooled[:asked], asked)
 
@@ -179,10 +179,10 @@ def test_deferred_mail_that_fell_due_is_found_behind_the_window() -> None:
     key = StreamKey("bulk", "a")
 
     lanes.has_more([key])
-    [(wanted, asked)] = lanes.wanting()
+    [(wanted, asked)] = lanes.to_read()
     lanes.loaded(wanted, [envelope(2, campaign="a"), envelope(5, campaign="a")], asked)
 
-    assert lanes.wanting() == []
+    assert lanes.to_read() == []
     assert {item.id for item in iter(lanes.choose, None)} == {2, 5}
 
 
@@ -207,7 +207,7 @@ def test_settled_streams_are_forgotten() -> None:
     chosen(lanes, 50)
     lanes.loaded(StreamKey("bulk", "gone"), [], 10)
 
-    assert lanes.wanting() == []
+    assert lanes.to_read() == []
     assert not lanes._streams
     assert not lanes._turns
 
@@ -218,8 +218,52 @@ def test_low_window_is_filled_before_it_runs_dry() -> None:
     for number in range(WINDOW_MAX + 1):
         lanes.arrived(envelope(number, campaign="a"))
 
+    assert lanes.to_read() == []
     chosen(lanes, WINDOW_MAX - WINDOW_LOW)
-    assert lanes.wanting() == []
+    assert lanes.to_read() == []
     chosen(lanes, 1)
 
-    assert [key.campaign for key, _ in lanes.wanting()] == ["a"]
+    assert [key.campaign for key, _ in lanes.to_read()] == ["a"]
+
+
+def test_stale_read_does_not_bring_back_what_was_settled_meanwhile() -> None:
+    """The spool was read, then the envelope was sent, then the read came back: sent once."""
+    lanes = Lanes(CONFIG)
+    for number in (1, 2):
+        lanes.arrived(envelope(number, campaign="a"))
+    lanes.has_more([StreamKey("bulk", "a")])
+    [(key, asked)] = lanes.to_read()
+    stale = [envelope(1, campaign="a"), envelope(2, campaign="a")]
+    leased = lanes.choose()
+    assert leased is not None
+
+    lanes.settled(leased)
+    lanes.loaded(key, stale, asked)
+
+    assert [item.id for item in iter(lanes.choose, None)] == [2]
+
+
+def test_arrival_during_a_read_is_read_afterwards() -> None:
+    """A read that began before an envelope was committed does not hide it."""
+    lanes = Lanes(CONFIG)
+    lanes.has_more([StreamKey("bulk", "a")])
+    [(key, asked)] = lanes.to_read()
+    assert lanes.to_read() == []
+
+    lanes.arrived(envelope(1, campaign="a"))
+    lanes.loaded(key, [], asked)
+
+    [(key, asked)] = lanes.to_read()
+    lanes.loaded(key, [envelope(1, campaign="a")], asked)
+    assert chosen(lanes, 9) == ["a"]
+
+
+def test_failed_read_is_tried_again() -> None:
+    """A spool that could not be read hides no mail for good."""
+    lanes = Lanes(CONFIG)
+    lanes.has_more([StreamKey("bulk", "a")])
+    [(key, _)] = lanes.to_read()
+
+    lanes.loaded(key, [], 0)
+
+    assert [key for key, _ in lanes.to_read()] == [StreamKey("bulk", "a")]

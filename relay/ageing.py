@@ -1,0 +1,105 @@
+"""How old mail is, not counting the time in which nobody could have sent it.
+
+An envelope expires by age (``lane.*.age_max_h``), and an account that was held for two
+weeks must not cost its whole queue. So the age clock stops while the account is held,
+its quota is spent, the upstream cannot be reached, or the campaign is held. What is kept
+is not a clock for each envelope but the *stretches* of stopped time for each scope
+(``account:ses``, ``campaign:…``): age is then asked for only by envelopes that look too
+old, and costs one pass over a few stretches.
+
+Clocks: nothing expires in the first ``GRACE_MS`` after the start or after a wall-clock
+step, whatever the arithmetic says; a machine that boots with a dead clock battery would
+otherwise throw away its queue before NTP has spoken. Pure; times are wall milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+GRACE_MS = 600_000
+"""Ten minutes (design 5): longer than NTP needs after boot."""
+STEP_MS = 60_000
+"""A wall clock that moves this much more or less than the monotonic one was set by someone."""
+STRETCHES_MAX = 200
+"""Stretches kept for a scope; the two nearest neighbours are joined beyond that."""
+KEEP_MS = 60 * 24 * 3_600_000
+"""Stretches that ended so long ago are forgotten: nothing waits for sixty days."""
+
+
+class Ageing:
+    """Stopped time by scope, and the moment before which nothing expires."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._grace_until = now_ms + GRACE_MS
+        self._stopped_at: dict[str, int] = {}
+        self._stretches: dict[str, deque[tuple[int, int]]] = {}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Bring back what ``saved`` gave before a restart."""
+        for scope, stretches in saved.items():
+            kept = [(int(start), int(end)) for start, end in stretches]
+            self._stretches[scope] = deque(kept[-STRETCHES_MAX:])
+
+    def stop(self, scope: str, now_ms: int) -> None:
+        """From now on, time does not count for ``scope``."""
+        self._stopped_at.setdefault(scope, now_ms)
+
+    def go(self, scope: str, now_ms: int) -> bool:
+        """Time counts again for ``scope``; True if it had been stopped."""
+        start = self._stopped_at.pop(scope, None)
+        if start is None:
+            return False
+        self._add(scope, start, now_ms)
+        return True
+
+    def stepped(self, by_ms: int, now_ms: int) -> None:
+        """The wall clock was set by ``by_ms``: no expiry for a while, open stretches move along."""
+        self._grace_until = now_ms + GRACE_MS
+        self._stopped_at = {scope: at + by_ms for scope, at in self._stopped_at.items()}
+
+    def expired(
+        self, received_at: int, age_max_h: float, scopes: Iterable[str], now_ms: int
+    ) -> bool:
+        """Whether mail received then is older than allowed, stopped time not counted."""
+        limit_ms = age_max_h * 3_600_000
+        if now_ms < self._grace_until or now_ms - received_at <= limit_ms:
+            return False
+        return now_ms - received_at - self._stopped_ms(scopes, received_at, now_ms) > limit_ms
+
+    def saved(self, now_ms: int) -> dict[str, list[tuple[int, int]]]:
+        """The stretches as JSON can keep them, open ones closed at ``now_ms``."""
+        scopes = {*self._stretches, *self._stopped_at}
+        found = {scope: list(self._of(scope, now_ms)) for scope in sorted(scopes)}
+        recent = {
+            scope: [(start, end) for start, end in stretches if end > now_ms - KEEP_MS]
+            for scope, stretches in found.items()
+        }
+        return {scope: stretches for scope, stretches in recent.items() if stretches}
+
+    def _add(self, scope: str, start: int, end: int) -> None:
+        stretches = self._stretches.setdefault(scope, deque())
+        stretches.append((start, max(start, end)))
+        if len(stretches) > STRETCHES_MAX:
+            # Joining counts the gap as stopped: mail then lives a little longer, never shorter.
+            (first, _), (_, last) = stretches.popleft(), stretches.popleft()
+            stretches.appendleft((first, last))
+
+    def _of(self, scope: str, now_ms: int) -> list[tuple[int, int]]:
+        stretches = list(self._stretches.get(scope, ()))
+        if scope in self._stopped_at:
+            stretches.append((self._stopped_at[scope], now_ms))
+        return stretches
+
+    def _stopped_ms(self, scopes: Iterable[str], since: int, now_ms: int) -> int:
+        """Stopped time between the two moments; scopes that stopped together count once."""
+        total, reached = 0, since
+        for start, end in sorted(part for scope in scopes for part in self._of(scope, now_ms)):
+            begin, finish = max(start, reached), min(end, now_ms)
+            if finish > begin:
+                total += finish - begin
+                reached = finish
+        return total

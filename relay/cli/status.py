@@ -1,0 +1,114 @@
+"""``relay status``: the figures of this moment."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay.cli._load import config_option, load, locate
+from relay.cli._running import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+STREAMS_MAX = 20
+"""Campaigns shown; the rest is summed up in one line."""
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def status(path: Path | None, as_json: bool) -> None:
+    """Show what waits, how fast it goes and what is in its way.
+
+    Asks the running relay; if none runs, reads the spool.
+    """
+    figures = ask(load(locate(path)), "status")
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        click.echo("\n".join(_lines(figures)))
+
+
+def _lines(figures: dict[str, Any]) -> Iterator[str]:
+    now = figures["now"]
+    if not figures["started_at"]:
+        yield "the relay is not running"
+    else:
+        state = "stopping" if figures["draining"] else "paused" if figures["paused"] else "running"
+        yield f"relay {figures['version']}  {state} for {_ago(now - figures['started_at'])}"
+    for upstream in figures["upstreams"]:
+        yield from _upstream_lines(upstream, now)
+    yield from _stream_lines(figures["streams"])
+    yield from _hold_lines(figures["holds"], now)
+    room = figures["room"]
+    yield (
+        f"spool  {_size(room['used_bytes'])} used, {_size(room['free_bytes'])} free on the disk"
+        f" (intake stalls below {_size(room['free_min_bytes'])})"
+    )
+    if room["stalled_s"]:
+        yield f"  STALLED for {_ago(room['stalled_s'] * 1000)}: clients wait; make room on the disk"
+    if figures["totals"]:
+        totals = figures["totals"]
+        yield "since the start  " + ", ".join(f"{name} {n}" for name, n in sorted(totals.items()))
+    for text, count in figures["unknown_replies"].items():
+        yield f"unknown reply  {count} x {text}"
+
+
+def _upstream_lines(upstream: dict[str, Any], now: int) -> Iterator[str]:
+    limit = upstream["limit_per_s"]
+    learned = f"limit {limit:.1f}/s" if limit else "limit not known yet"
+    yield f"{upstream['name']}  {upstream['doing']}"
+    yield (
+        f"  rate {upstream['sent_per_s']:.1f}/s of {upstream['rate_per_s']:.1f}/s, {learned},"
+        f" {upstream['phase']}, refused {upstream['refused_share']:.2%}"
+    )
+    yield (
+        f"  sessions {upstream['sessions_open']} open, {upstream['sessions_busy']} busy,"
+        f" at most {upstream['sessions_ceiling']}"
+    )
+    left = "" if upstream["quota_left"] is None else f", {upstream['quota_left']} left"
+    yield f"  quota {upstream['quota_used']} in 24 h{left}"
+    if upstream["quota_next_at"]:
+        yield f"  quota spent, asking again in {_ago(upstream['quota_next_at'] - now)}"
+
+
+def _stream_lines(streams: list[dict[str, Any]]) -> Iterator[str]:
+    waiting = sum(stream["waiting"] + stream["parked"] for stream in streams)
+    yield f"waiting  {waiting} recipients"
+    for stream in streams[:STREAMS_MAX]:
+        states = [f"{stream[name]} {name}" for name in ("waiting", "parked", "quarantined")]
+        text = ", ".join(state for state in states if not state.startswith("0 "))
+        yield f"  {stream['lane']:8} {stream['campaign'] or '(no campaign)':36}  {text}"
+    rest = streams[STREAMS_MAX:]
+    if rest:
+        yield f"  and {len(rest)} more campaigns, {sum(one['waiting'] for one in rest)} waiting"
+
+
+def _hold_lines(holds: list[dict[str, Any]], now: int) -> Iterator[str]:
+    for hold in holds:
+        probe = hold["next_probe_at"]
+        again = f"tried again in {_ago(probe - now)}" if probe else "until released"
+        since = _ago(now - hold["since_at"])
+        yield f"HELD  {hold['key']}  by {hold['source']} for {since}, {again}"
+        yield f"  {hold['reason']}"
+
+
+def _ago(ms: float) -> str:
+    seconds = max(0, round(ms / 1000))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,107 @@
+"""The answering side of the control socket.
+
+Requests are ``POST /v1/<command>`` with a JSON object, answers JSON objects: 200 with what
+was asked for, 400 ``{"error": …}`` for a request that makes no sense, 409 for one the relay
+cannot fulfil now, 500 for a surprise (logged, its text kept from the client).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from relay.errors import RelayError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+BODY_MAX_BYTES = 65_536
+"""A command is a few words; more is a mistake."""
+SOCKET_PATH_MAX = 107
+"""Bytes in ``sun_path`` on Linux, less the final NUL (unix(7))."""
+
+
+def socket_path(spool_path: Path) -> Path:
+    """Where the control socket of the relay that owns this spool is."""
+    return spool_path.with_name(spool_path.name + ".sock")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """What can be asked for, by name; each takes the request's object and returns the answer's.
+
+    A ``ValueError`` says that the request makes no sense.
+    """
+
+    status: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    find: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    hold: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    release: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class ControlServer:
+    """Listens on the socket from ``start`` to ``stop``."""
+
+    def __init__(self, path: Path, commands: Commands) -> None:
+        self._path = path
+        self._commands = {field.name: getattr(commands, field.name) for field in fields(commands)}
+        app = web.Application(client_max_size=BODY_MAX_BYTES)
+        app.router.add_post("/v1/{command}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+
+    async def start(self) -> None:
+        """Bind the socket, replacing one that a dead relay left (the spool's lock is ours).
+
+        Raises: RelayError if the path is too long for a Unix socket or cannot be bound.
+        """
+        if len(os.fsencode(self._path)) > SOCKET_PATH_MAX:
+            raise RelayError(
+                f"the control socket's path {self._path} is longer than {SOCKET_PATH_MAX} bytes: "
+                "choose a shorter spool.path"
+            )
+        await self._runner.setup()
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        umask = os.umask(0o177)
+        try:
+            await web.UnixSite(self._runner, str(self._path)).start()
+        except OSError as error:
+            raise RelayError(f"cannot open the control socket {self._path}: {error}") from error
+        finally:
+            os.umask(umask)
+
+    async def stop(self) -> None:
+        """Finish requests under way, close and remove the socket."""
+        await self._runner.cleanup()
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        command = self._commands.get(request.match_info["command"])
+        if command is None:
+            return web.json_response({"error": "no such command"}, status=404)
+        try:
+            return web.json_response(await command(await _object_in(request)))
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        except RelayError as error:
+            return web.json_response({"error": str(error)}, status=409)
+        except Exception:
+            _log.exception("control request failed", extra={"command": request.path})
+            return web.json_response(
+                {"error": "surprise inside the relay, see its log"}, status=500
+            )
+
+
+async def _object_in(request: web.Request) -> dict[str, Any]:
+    """The JSON object that came with the request. Raises: ValueError if it is not one."""
+    body = await request.json() if request.can_read_body else {}
+    if not isinstance(body, dict):
+        raise ValueError("the request must be a JSON object")  # noqa: TRY004  # one answer: 400
+    return body

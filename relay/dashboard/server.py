@@ -1,0 +1,111 @@
+"""The HTTP server of ``[dashboard]``."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import stat
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from relay.errors import ConfigError, RelayError
+from relay.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from relay.config import Dashboard
+    from relay.figures import Figures
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_token(path: Path) -> str:
+    """The token in a file that only its owner may read.
+
+    Raises: ConfigError if the file is missing, readable by others, or empty.
+    """
+    try:
+        mode, token = path.stat().st_mode, path.read_text().strip()
+    except OSError as error:
+        raise ConfigError("dashboard.token_file", str(error), "a readable file") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError("dashboard.token_file", f"mode {mode & 0o777:o}", "mode 0600: chmod it")
+    if not token:
+        raise ConfigError("dashboard.token_file", "an empty file", "a token on one line")
+    return token
+
+
+class DashboardServer:
+    """Listens from ``start`` to ``stop``; ``not_ready`` says why no mail is taken, if so."""
+
+    def __init__(
+        self,
+        config: Dashboard,
+        metrics: Metrics,
+        *,
+        token: str,
+        figures: Callable[[], Figures],
+        not_ready: Callable[[], str | None],
+    ) -> None:
+        if not is_loopback(config.host) and not token:
+            raise ConfigError(
+                "dashboard.token_file",
+                "none",
+                f"a file with a token, since dashboard.host = {config.host!r} is open to a network",
+            )
+        self._config, self._metrics, self._token = config, metrics, token
+        self._figures, self._not_ready = figures, not_ready
+        app = web.Application(middlewares=[web.middleware(self._guard)])
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics_page)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self.port = config.port
+
+    async def start(self) -> None:
+        """Bind the port. Raises: RelayError if it cannot be bound."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._config.host, self._config.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise RelayError(
+                f"cannot listen on dashboard.host/port {self._config.host}:{self._config.port}: "
+                f"{error.strerror or error}"
+            ) from error
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Finish requests under way and close."""
+        await self._runner.cleanup()
+
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_open = is_loopback(self._config.host) or request.path == "/healthz"
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if is_open or hmac.compare_digest(given.encode(), self._token.encode()):
+            return await handler(request)
+        return web.Response(
+            status=401, text="a token is needed\n", headers={"WWW-Authenticate": "Bearer"}
+        )
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        reason = self._not_ready()
+        return web.Response(status=503 if reason else 200, text=f"{reason or 'ready'}\n")
+
+    async def _metrics_page(self, _: web.Request) -> web.Response:
+        text = self._metrics.exposition(self._figures())
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,242 @@
+"""One attempt on one envelope, from the spool's bytes to what became of each recipient.
+
+Whatever happens, three accounts are closed: the session is released, each booked recipient
+is reported to the shaper once, and the lease ends, settled or given back. A surprise of
+our own counts as *in doubt*, since nobody knows how far it came: the mail is tried again
+later and flagged, never forgotten and never sent in a tight loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from relay.breaker import Decision, Hold, Source
+from relay.dispatcher.conclusion import (
+    IN_DOUBT_KEY,
+    Conclusion,
+    Part,
+    Rules,
+    Ruling,
+    conclude,
+    parts_of,
+)
+from relay.dispatcher.speed import Speed
+from relay.envelope import redact
+from relay.errors import ContentDamaged, SessionLost, SpoolError
+from relay.reply import Stage
+from relay.verdict import InDoubt, Kind, Limit, Sent, SessionEnded, Throttled, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relay.dispatcher.books import Books
+    from relay.dispatcher.feed import Feed
+    from relay.dispatcher.rooms import Rooms
+    from relay.envelope import Envelope
+    from relay.lanes import Lanes
+    from relay.upstream import Attempt, Session
+    from relay.verdict import Verdict
+
+_log = logging.getLogger(__name__)
+
+OCCUPANCY_S = 0.4
+"""How long a session is taken by a message, until measured: four round trips of 50 ms and
+0.2 s of work (facts, ses-smtp.md 3)."""
+_NEWEST_SHARE = 0.05
+"""Weight of the newest attempt in that mean: about the last forty count."""
+
+_LEVELS = {Kind.BOUNCED: logging.WARNING, Kind.IN_DOUBT: logging.WARNING}
+"""All else is INFO: a hold is logged as a warning once, where it is set."""
+
+
+class Attempts:
+    """Runs attempts for one upstream."""
+
+    def __init__(
+        self,
+        upstream: str,
+        rooms: Rooms,
+        *,
+        lanes: Lanes,
+        feed: Feed,
+        books: Books,
+        rules: Rules,
+        on_end: Callable[[], None],
+    ) -> None:
+        """``on_end`` is called after each attempt: a session is free, mail may be back."""
+        self._name, self._rooms, self._on_end = upstream, rooms, on_end
+        self._lanes, self._feed, self._books, self._rules = lanes, feed, books, rules
+        self.occupancy_s = OCCUPANCY_S
+        """How long an attempt takes a session, of late."""
+        self.speed = Speed()
+
+    async def run(self, envelope: Envelope, session: Session, probe: str) -> None:
+        """Try to send a leased envelope; ``probe`` is the held key that this tests, or ""."""
+        try:
+            await self._run(envelope, session, probe)
+        finally:
+            self._on_end()
+
+    async def _run(self, envelope: Envelope, session: Session, probe: str) -> None:
+        try:
+            content = await self._content(envelope)
+            if content is None:
+                self._rooms.shaper.cancelled(self._rooms.clock.monotonic(), envelope.cost)
+                return
+            sent_at = self._rooms.clock.monotonic()
+            result = await self._send(envelope, session, content)
+        finally:
+            self._rooms.upstream.release(session)
+        try:
+            await self._conclude(envelope, parts_of(envelope, result), sent_at, probe)
+        except Exception:
+            _log.exception("attempt not concluded", extra=_labels(envelope))
+            self._rooms.metrics.failed("dispatcher")
+            await self._write(envelope, self._in_doubt(envelope, "surprise inside the relay"))
+
+    async def _content(self, envelope: Envelope) -> bytes | None:
+        """The bytes to send; None if they cannot be had, and the envelope was put away."""
+        try:
+            return await self._rooms.spool.read_content(envelope.content_id)
+        except ContentDamaged as error:
+            _log.error("content damaged, quarantined", extra=_labels(envelope, error=str(error)))
+            await self._rooms.spool.quarantine(envelope.id, str(error))
+            self._lanes.settled(envelope)
+        except SpoolError as error:
+            _log.error("content cannot be read", extra=_labels(envelope, error=str(error)))
+            self._lanes.give_back(envelope)
+        return None
+
+    async def _send(
+        self, envelope: Envelope, session: Session, content: bytes
+    ) -> Attempt | SessionLost:
+        addresses = [recipient.address for recipient in envelope.recipients]
+        started = self._rooms.clock.monotonic()
+        try:
+            return await session.send(envelope.sender, addresses, content)
+        except SessionLost as lost:
+            return lost
+        except Exception as error:
+            _log.exception("session failed", extra=_labels(envelope))
+            self._rooms.metrics.failed("upstream")
+            return SessionLost(Stage.DOT, f"surprise inside the relay: {type(error).__name__}")
+        finally:
+            took = self._rooms.clock.monotonic() - started
+            self.occupancy_s += _NEWEST_SHARE * (took - self.occupancy_s)
+            self._rooms.metrics.attempted(took)
+
+    async def _conclude(
+        self, envelope: Envelope, parts: list[Part], sent_at: float, probe: str
+    ) -> None:
+        rulings = []
+        for part in parts:
+            verdict = part.judgement.verdict
+            self._tell_shaper(part, sent_at)
+            decision = self._rooms.breaker.judged(
+                envelope,
+                verdict,
+                self._rooms.clock.wall_ms(),
+                recipients=len(part.recipients),
+                probe_of=probe if part.is_final else "",
+            )
+            self._count(envelope, part, decision.verdict)
+            rulings.append(Ruling(part, decision.verdict, decision.key))
+            if decision.add or decision.lift:
+                await self.apply(decision)
+        now_ms = self._rooms.clock.wall_ms()
+        jitter = self._rooms.chance()
+        await self._write(
+            envelope, conclude(envelope, rulings, self._rules, now_ms=now_ms, jitter=jitter)
+        )
+
+    async def apply(self, decision: Decision) -> None:
+        """Write a decision's holds down and let go what they let go."""
+        await self._books.keep_holds(decision)
+        if decision.lift:
+            self._feed.reread()
+
+    def _in_doubt(self, envelope: Envelope, text: str) -> Conclusion:
+        lost = SessionLost(Stage.DOT, text)
+        rulings = [Ruling(part, InDoubt(text)) for part in parts_of(envelope, lost)]
+        now_ms, jitter = self._rooms.clock.wall_ms(), self._rooms.chance()
+        return conclude(envelope, rulings, self._rules, now_ms=now_ms, jitter=jitter)
+
+    async def _write(self, envelope: Envelope, conclusion: Conclusion) -> None:
+        """Settle what is to be settled, then end the lease."""
+        settlement = conclusion.settlement
+        if settlement is not None:
+            await self._books.settle(settlement)
+        if conclusion.head:
+            self._lanes.give_back(replace(envelope, recipients=conclusion.head))
+        else:
+            self._lanes.settled(envelope)
+        if settlement is None:
+            return
+        if settlement.parked is not None:
+            await self._see_to_parked(settlement.parked.hold_key)
+        elif settlement.earliest_due_at is not None:
+            self._feed.falls_due(settlement.earliest_due_at)
+
+    async def _see_to_parked(self, key: str) -> None:
+        """A hold may have been lifted while the mail under it was being parked."""
+        if key.startswith(IN_DOUBT_KEY) and not self._rooms.holds.held(key):
+            reason = "in doubt: sent, but the upstream's answer was lost"
+            hold = Hold(key, Source.BREAKER, reason, self._rooms.clock.wall_ms())
+            self._rooms.holds.add(hold)
+            await self._books.keep_holds(Decision(InDoubt(reason), key, add=(hold,)))
+        elif await self._books.free(key):
+            self._feed.reread()
+
+    def _tell_shaper(self, part: Part, sent_at: float) -> None:
+        """Report the part's recipients to the shaper and the quota, each once."""
+        shaper, quota = self._rooms.shaper, self._rooms.quota
+        now, now_ms = self._rooms.clock.monotonic(), self._rooms.clock.wall_ms()
+        recipients = len(part.recipients)
+        match part.judgement.verdict:
+            case Sent():
+                shaper.accepted(now, recipients, sent_at)
+                self.speed.count(now, recipients)
+                quota.sent(now_ms, recipients)
+            case Throttled(limit=limit):
+                quota.throttled(limit, now_ms)
+                if limit is Limit.QUOTA:
+                    shaper.ignored(now, recipients, sent_at)
+                else:
+                    shaper.throttled(now, recipients, sent_at)
+            case SessionEnded():
+                shaper.cancelled(now, recipients)
+            case _ if not part.is_final:
+                shaper.cancelled(now, recipients)
+            case _:
+                shaper.ignored(now, recipients, sent_at)
+
+    def _count(self, envelope: Envelope, part: Part, verdict: Verdict) -> None:
+        """One log line and the metrics of one part."""
+        kind, metrics = kind_of(verdict), self._rooms.metrics
+        metrics.judged(kind.value, part.stage, part.text, known=part.judgement.known)
+        metrics.settled(self._name, kind.value, len(part.recipients))
+        if not part.judgement.known:
+            _log.warning("reply unknown", extra={"stage": part.stage.value, "reply": part.text})
+        to = ",".join(redact(recipient.address) for recipient in part.recipients[:_NAMED_MAX])
+        extra = _labels(envelope, to=to, recipients=len(part.recipients), reply=part.text)
+        _log.log(_LEVELS.get(kind, logging.INFO), _MESSAGES[kind], extra=extra)
+
+
+_NAMED_MAX = 3
+"""Recipients named in a log line; a message to fifty need not list them all."""
+
+_MESSAGES = {
+    Kind.SENT: "envelope sent",
+    Kind.THROTTLED: "envelope throttled",
+    Kind.DEFERRED: "envelope deferred",
+    Kind.HELD: "envelope held",
+    Kind.BOUNCED: "envelope bounced",
+    Kind.IN_DOUBT: "envelope in doubt",
+    Kind.SESSION_ENDED: "session ended",
+}
+
+
+def _labels(envelope: Envelope, **more: object) -> dict[str, object]:
+    return {"envelope": envelope.name, "lane": envelope.lane, **more}

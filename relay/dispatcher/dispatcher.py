@@ -1,0 +1,266 @@
+"""The loop of one upstream: a session, a moment, an envelope.
+
+The order is the point. First a session, since without one nothing can go. Then the shaper
+is asked for a moment, and the loop sleeps until it has come. Only then do the lanes choose: a
+password reset that arrived during that sleep goes first, and at most one booking is ever
+made ahead. The attempt itself (``attempts``) runs in a task of its own, so that the next
+moment can be booked while this one waits for its replies.
+
+Invariants
+- An envelope is leased from ``Lanes.choose`` until it is settled or given back.
+- Every recipient booked with the shaper is reported once: accepted, throttled, ignored or
+  cancelled.
+- What a crash can double is bounded (P3): attempts by the sessions, settlements by ``books``.
+- Nothing polls: the loop waits for ``wake`` or for a moment that policy named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from relay.breaker import account_key, campaign_key
+from relay.dispatcher.attempts import Attempts
+from relay.dispatcher.books import Books, parks
+from relay.dispatcher.conclusion import Rules, expired, set_aside
+from relay.dispatcher.feed import Feed
+from relay.dispatcher.pause import first_of
+from relay.dispatcher.sessions import Sessions
+from relay.dispatcher.turn import Go, Policy, Rest, Turn, Why, next_turn
+from relay.errors import UpstreamError
+from relay.lanes import Lanes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from relay import config
+    from relay.dispatcher.rooms import Rooms
+    from relay.envelope import Envelope
+    from relay.spool import Due, Settlement
+
+_log = logging.getLogger(__name__)
+
+SURPRISE_S = 1.0
+"""Pause after a surprise in the loop, so that a lasting one does not fill the log."""
+
+
+class Dispatcher:
+    """Sends what waits for one upstream until told to drain."""
+
+    def __init__(
+        self,
+        upstream: config.Upstream,
+        retry: config.Retry,
+        lanes: Mapping[str, config.Lane],
+        rooms: Rooms,
+    ) -> None:
+        self.name = upstream.name
+        self._rooms, self._lane_config = rooms, lanes
+        self._lanes = Lanes(lanes, is_held=rooms.holds.campaign_held)
+        self._policy = Policy(
+            upstream=upstream.name,
+            lanes=self._lanes,
+            quota=rooms.quota,
+            breaker=rooms.breaker,
+            holds=rooms.holds,
+        )
+        self._feed = Feed(upstream.name, rooms.spool, self._lanes, rooms.clock, self.wake)
+        self._books = Books(rooms, self.wake)
+        self._attempts = Attempts(
+            upstream.name,
+            rooms,
+            lanes=self._lanes,
+            feed=self._feed,
+            books=self._books,
+            rules=Rules(retry=retry, in_doubt=upstream.in_doubt),
+            on_end=self.wake,
+        )
+        self._woken, self._draining = asyncio.Event(), asyncio.Event()
+        self._sessions = Sessions(upstream.name, rooms, self._draining)
+        self._why: Why | None = Why.IDLE
+
+    # -- What others tell it ---------------------------------------------------------------
+
+    def arrived(self, arrivals: Iterable[Due]) -> None:
+        """Envelopes of this upstream are on disk."""
+        for due in arrivals:
+            self._lanes.arrived(due.envelope)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed that may let mail go."""
+        self._woken.set()
+
+    def reread(self) -> None:
+        """Mail may wait again that was out of its lane: a hold was lifted, the clock was set."""
+        self._feed.reread()
+        self.wake()
+
+    def drain(self) -> None:
+        """Lease nothing more; ``run`` returns once what is under way is settled."""
+        self._draining.set()
+
+    @property
+    def doing(self) -> str:
+        """What it does now, in words for people."""
+        if self._books.is_stuck:
+            return "stopped: what was sent cannot be noted down, see the log"
+        if self._sessions.unreachable:
+            return f"unreachable: {self._sessions.unreachable}"
+        return "sending" if self._why is None else self._why.value
+
+    def sent_per_s(self, now: float) -> float:
+        """Recipients accepted a second, of late (``now`` is monotonic)."""
+        return self._attempts.speed.per_s(now)
+
+    # -- The loop ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send until drained."""
+        async with asyncio.TaskGroup() as tasks:
+            feed = tasks.create_task(self._feed.run())
+            while not self._draining.is_set():
+                try:
+                    await self._step(tasks)
+                except Exception:
+                    _log.exception("dispatch failed", extra={"upstream": self.name})
+                    self._rooms.metrics.failed("dispatcher")
+                    await first_of(self._draining.wait(), self._rooms.clock.sleep(SURPRISE_S))
+            feed.cancel()
+
+    async def _step(self, tasks: asyncio.TaskGroup) -> None:
+        """One turn: send one envelope, or rest."""
+        self._woken.clear()
+        turn = self._turn(own_sessions=0)
+        if isinstance(turn, Rest):
+            self._note(turn.why)
+            await self._rest(turn)
+            return
+        self._sessions.want(self._attempts.occupancy_s, tasks)
+        try:
+            session = await self._sessions.acquire()
+        except UpstreamError as error:
+            await self._attempts.apply(self._sessions.failed(error, turn.probe))
+            return
+        if session is None:
+            return
+        envelope = await self._at_its_moment(turn, tasks)
+        if envelope is None:
+            self._rooms.upstream.release(session)
+            return
+        self._note(None)
+        tasks.create_task(self._attempts.run(envelope, session, turn.probe))
+        self._feed.poke()
+
+    def _turn(self, *, own_sessions: int) -> Turn:
+        if self._books.is_stuck:
+            return Rest(Why.SPOOL)
+        state = self._rooms.upstream.snapshot()
+        free_of_own = replace(state, busy=state.busy - own_sessions)
+        return next_turn(self._policy, free_of_own, self._rooms.clock.wall_ms())
+
+    async def _rest(self, rest: Rest) -> None:
+        """Wait until woken, drained, or the moment that policy named."""
+        waits = [self._woken.wait(), self._draining.wait()]
+        if rest.until_ms is not None:
+            wait_s = (rest.until_ms - self._rooms.clock.wall_ms()) / 1000
+            waits.append(self._rooms.clock.sleep(max(wait_s, 0.01)))  # type: ignore[arg-type]
+        await first_of(*waits)
+
+    def _note(self, why: Why | None) -> None:
+        """Keep why nothing goes, and stop the age clock for what is not the mail's fault."""
+        self._why = why
+        now_ms = self._rooms.clock.wall_ms()
+        if why is Why.QUOTA:
+            self._rooms.ageing.stop(self._quota_scope, now_ms)
+        elif why is None:
+            self._rooms.ageing.go(self._quota_scope, now_ms)
+
+    # -- A moment and an envelope ------------------------------------------------------------
+
+    async def _at_its_moment(self, go: Go, tasks: asyncio.TaskGroup) -> Envelope | None:
+        """The envelope that may go now, booked with the shaper; None if there is none any more."""
+        clock, shaper = self._rooms.clock, self._rooms.shaper
+        now = clock.monotonic()
+        await first_of(clock.sleep(shaper.reserve(now, 1) - now), self._draining.wait())
+        envelope = None
+        turn = self._turn(own_sessions=1)
+        if not self._draining.is_set() and isinstance(turn, Go) and turn.probe == go.probe:
+            envelope = await self._pick(turn, tasks)
+        if envelope is None:
+            shaper.cancelled(clock.monotonic(), 1)
+        elif envelope.cost > 1:
+            # SES lets a message go into debt; the pause that pays it off comes after it.
+            shaper.reserve(clock.monotonic(), envelope.cost - 1)
+        return envelope
+
+    async def _pick(self, go: Go, tasks: asyncio.TaskGroup) -> Envelope | None:
+        """Lease the next envelope that is neither too old nor held in its own right."""
+        now_ms = self._rooms.clock.wall_ms()
+        if go.probe:
+            return await self._pick_probe(go.probe, now_ms, tasks)
+        envelope = self._first_free(go.only, now_ms, tasks)
+        if envelope is not None:
+            self._rooms.quota.probe_started(now_ms)
+        return envelope
+
+    def _first_free(
+        self, only: str | None, now_ms: int, tasks: asyncio.TaskGroup, *, probe: str = ""
+    ) -> Envelope | None:
+        """Lease in the order of the lanes; what may not go leaves them on the way."""
+        while (envelope := self._lanes.choose(only=only)) is not None:
+            settlement = self._put_away(envelope, probe, now_ms)
+            if settlement is None:
+                return envelope
+            tasks.create_task(self._settle(settlement))
+        return None
+
+    async def _pick_probe(self, key: str, now_ms: int, tasks: asyncio.TaskGroup) -> Envelope | None:
+        """Lease an envelope that shows whether ``key`` may go."""
+        breaker = self._rooms.breaker
+        if key == account_key(self.name):
+            envelope = self._first_free(None, now_ms, tasks, probe=key)
+            envelope = envelope or self._lanes.any_head() or await self._parked_by(None)
+        elif key.startswith(campaign_key("")):
+            envelope = self._lanes.first_of(key.removeprefix(campaign_key("")))
+        else:
+            envelope = await self._parked_by(key)
+        if envelope is not None and breaker.may_probe(envelope, key, through_breakers=True):
+            breaker.probe_started(key, now_ms)
+            return envelope
+        if envelope is not None:
+            self._lanes.give_back(envelope)
+        breaker.probe_missed(key, now_ms)
+        return None
+
+    async def _parked_by(self, key: str | None) -> Envelope | None:
+        """An envelope that was put away under ``key``, or under any key."""
+        found = await self._rooms.spool.read_parked(self.name, key, limit=1)
+        return found[0] if found else None
+
+    def _put_away(self, envelope: Envelope, probe: str, now_ms: int) -> Settlement | None:
+        """What takes a leased envelope off its lane without a try, if anything does."""
+        breaker = self._rooms.breaker
+        age_max_h = self._lane_config[envelope.lane].age_max_h
+        scopes = (*breaker.keys(envelope), self._quota_scope, self._sessions.scope)
+        if self._rooms.ageing.expired(envelope.received_at, age_max_h, scopes, now_ms):
+            labels = {"envelope": envelope.name, "lane": envelope.lane}
+            _log.warning("envelope expired", extra=labels)
+            self._rooms.metrics.settled(self.name, "expired", envelope.cost)
+            return expired(envelope, now_ms)
+        if probe and breaker.may_probe(envelope, probe):
+            return None
+        key = breaker.blocking(envelope)
+        return None if key is None or not parks(key) else set_aside(envelope, key, now_ms)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        await self._books.settle(settlement)
+        self._lanes.settled(settlement.envelope)
+        if settlement.parked is not None and await self._books.free(settlement.parked.hold_key):
+            self._feed.reread()
+
+    @property
+    def _quota_scope(self) -> str:
+        return f"quota:{self.name}"

@@ -1,0 +1,17 @@
+"""SMTP towards Listmonk: never gives it a reason to lose a message.
+
+Listmonk takes every 4xx and 5xx, and every connection it finds closed, for a message that
+could not be sent, and forgets it; a late answer it waits for without end (facts: listmonk.md
+1). So the rule of this room is: stall, never refuse; and never close first.
+
+``listener`` has the sockets, ``connection`` and ``client`` the dialogue, ``inflow``, ``body`` and
+``allowance`` the bytes, ``intake`` the way into the spool, ``access``, ``users`` and ``auth`` the
+question who may send; ``address`` and ``headers`` read, ``replies`` has every text.
+"""
+
+from relay.listener.intake import by_domain
+from relay.listener.listener import Listener, users_of
+from relay.listener.observer import NoObserver, Observer
+from relay.listener.users import Users
+
+__all__ = ["Listener", "NoObserver", "Observer", "Users", "by_domain", "users_of"]

@@ -1,0 +1,386 @@
+"""One client connection: its life, and lines in and replies out.
+
+A subclass of aiosmtpd's ``SMTP``, which gives the connection's life and the hooks. What
+it does itself would lose mail from Listmonk
+and is replaced here (aiosmtpd 1.4.6, read): it hangs up after five unknown commands, answers
+the empty line after a refused dot, cancels the dialogue when the client half-closes, tells
+an exception's text with 500, and sets a timer and writes two log lines for each command.
+
+The relay closes first only when it drains, after ``IDLE_STRANGER_S`` of silence from a
+stranger, and after hours of silence from anyone.
+
+Why two classes for one connection, where we have no base classes else: aiosmtpd's hooks
+are methods of one object, and together they are more than a reader takes in at once.
+No properties here: aiosmtpd's constructor reads every attribute of the new object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from aiosmtpd.smtp import SMTP
+
+from relay.errors import RelayError
+from relay.listener import access, replies
+from relay.listener.inflow import ClientGone, Inflow, LineTooLong
+
+if TYPE_CHECKING:
+    import ssl
+
+    from relay.listener.allowance import Allowance
+    from relay.listener.auth import Passwords
+    from relay.listener.intake import Intake, Mail
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+IDLE_STRANGER_S = 300.0
+"""RFC 5321 §4.5.3.2.7 asks a server to wait 5 minutes at least."""
+
+IDLE_BETWEEN_S = 86_400.0
+"""Between commands: Listmonk with one connection keeps it for ever, idle (facts: listmonk.md 1)."""
+
+IDLE_CONTENT_S = 7_200.0
+"""Within a message: it holds memory, and a client that pauses for two hours is dead."""
+
+GONE_GRACE_S = 1.0
+"""How long a message may still take to be kept after its client has left without a stall.
+Its end had come, so keeping it is right; Listmonk takes it for lost either way (facts:
+listmonk-wire.md, Errors)."""
+
+TURN_MAX = 100
+"""Commands obeyed in a row before others have their turn: some half a millisecond."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 5}
+"""Seconds, seconds, probes: a peer that vanished is found after some five minutes."""
+
+_BEFORE_TLS = frozenset({b"EHLO", b"HELO", b"NOOP", b"QUIT", b"RSET", b"STARTTLS"})
+
+
+_OF_A_MESSAGE = frozenset({b"MAIL", b"RCPT", b"DATA"})
+
+
+class Step(Enum):
+    """What the dialogue waits for."""
+
+    CLIENT = auto()
+    ROOM = auto()
+    """MAIL stalls until the spool has room."""
+    ALLOWANCE = auto()
+    """A body waits for memory."""
+    COMMIT = auto()
+    """The dot waits for the spool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What all connections of one listener share."""
+
+    intake: Intake
+    networks: access.Networks
+    allowance: Allowance
+    passwords: Passwords | None
+    tls: ssl.SSLContext | None
+
+
+Command = Callable[[Any, str], Awaitable[bytes]]
+"""A method that takes a command's argument and returns the reply, or ``NOTHING``."""
+
+NOTHING = b""
+"""No reply: all has been said."""
+
+
+class Connection(SMTP):
+    """The server's side of one connection; ``on_end`` is called once, when all of it is over."""
+
+    transport: asyncio.Transport | None
+    _COMMANDS: ClassVar[dict[bytes, Command]] = {}
+
+    def __init__(self, house: House, on_end: Callable[[Connection], None]) -> None:
+        listen = house.intake.listen
+        super().__init__(
+            None,
+            hostname=house.intake.hostname,
+            data_size_limit=listen.size_max_bytes,
+            auth_require_tls=False,
+            loop=asyncio.get_running_loop(),
+        )
+        self._house, self._listen, self._on_end = house, listen, on_end
+        self._observer, self._clock = house.intake.observer, house.intake.clock
+        self._inflow = Inflow()
+        self._peer = ""
+        self._step = Step.CLIENT
+        self._mail: Mail | None = None
+        self._auth_user = ""
+        self._is_encrypted = self._is_trusted = False
+        self._is_full = self._was_refused = self._is_draining = self._is_over = self._in_content = (
+            False
+        )
+        self._in_turn = 0
+        self._silent_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    # The connection's life: called by the transport and by the listener.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As aiosmtpd, which starts ``_handle_client``; and keep-alive, and the idle watch."""
+        super().connection_made(transport)
+        self._inflow.attach(self._wire())
+        peer = transport.get_extra_info("peername")
+        found = access.read_address(str(peer[0])) if peer else None
+        self._peer = str(found or "unknown")
+        self._is_trusted = self._peer in self._house.networks
+        _keep_alive(transport.get_extra_info("socket"))
+        self._watch_silence()
+        self._dialogue().add_done_callback(lambda _: self._part())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone in both directions."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        asyncio.StreamReaderProtocol.connection_lost(self, error)
+        self.transport = None
+        self._client_left()
+        self._part()
+
+    def data_received(self, data: bytes) -> None:
+        """The client sent ``data``."""
+        self._inflow.feed(data)
+
+    def eof_received(self) -> bool:
+        """The client will send no more; what it has sent is still answered, except under TLS."""
+        self._client_left()
+        return not self._is_encrypted
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers."""
+        super().pause_writing()
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """It has read some."""
+        super().resume_writing()
+        self._is_full = False
+
+    def drain(self) -> None:
+        """Close now if between messages, else as soon as the one under way is answered."""
+        self._is_draining = True
+        if self._step is Step.ROOM:
+            # A connection cut at MAIL is tried again by Listmonk 5+ (facts: listmonk.md 1).
+            self._dialogue().cancel()
+        self._inflow.wake()
+
+    def abort(self) -> None:
+        """Close now, whatever is under way."""
+        self._dialogue().cancel()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def give_up(self) -> None:
+        """The connection could not be set up; end what was begun."""
+        if self._handler_coroutine is not None:
+            self.abort()
+        elif not self._is_over:
+            self._is_over = True
+            self._on_end(self)
+
+    def _dialogue(self) -> asyncio.Task[None]:
+        assert self._handler_coroutine is not None  # begun with the connection
+        return self._handler_coroutine
+
+    def _wire(self) -> asyncio.Transport:
+        if self.transport is None:
+            raise ClientGone
+        return self.transport
+
+    def _client_left(self) -> None:
+        """Stop waiting for our own resources on behalf of a client that is not there."""
+        self._inflow.end()
+        if self._step in {Step.ROOM, Step.ALLOWANCE}:
+            self._dialogue().cancel()
+        elif self._step is Step.COMMIT:
+            self._withdraw_soon()
+
+    def _withdraw_soon(self) -> None:
+        """Take back the message under way: at once in a stall, else after a short grace.
+
+        A stall can last for hours, in which somebody stops the campaign and starts it again.
+        """
+        grace_s = GONE_GRACE_S if self._house.intake.spool.has_room else 0.0
+        message = self._mail
+
+        def withdraw() -> None:
+            if self._step is Step.COMMIT and self._mail is message:
+                self._dialogue().cancel()
+
+        self.loop.call_later(grace_s, withdraw)
+
+    def _part(self) -> None:
+        if self.transport is None and self._dialogue().done() and not self._is_over:
+            self._is_over = True
+            self._on_end(self)
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """Nothing: aiosmtpd would set a timer at each command; see ``_watch_silence``."""
+
+    def _watch_silence(self) -> None:
+        """Close if the client has been silent too long, else look again when it may be."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        now, since, limit_s = self.loop.time(), self._silent_since, self._silence_max_s()
+        silent_s = 0.0 if since is None else now - since
+        if silent_s >= limit_s:
+            log.info("client silent, closed", extra={"peer": self._peer, "silent_s": silent_s})
+            self._wire().abort()
+            return
+        self._idle_timer = self.loop.call_later(limit_s - silent_s, self._watch_silence)
+
+    def _silence_max_s(self) -> float:
+        if not self._is_trusted and not self._auth_user:
+            return IDLE_STRANGER_S
+        return IDLE_CONTENT_S if self._in_content else IDLE_BETWEEN_S
+
+    # The dialogue.
+
+    async def _handle_client(self) -> None:
+        """Loop in aiosmtpd's place: one line, one answer, until one side has had enough."""
+        try:
+            await self.push(b"220 " + self._name() + b" ESMTP listmonk-relay")
+            while (line := await self._next_line()) is not None:
+                await self._obey(line)
+        except ClientGone:
+            pass
+        finally:
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _next_line(self) -> bytes | None:
+        """The next command; None once the relay drains and no message is under way."""
+        while True:
+            try:
+                line = self._inflow.line()
+            except LineTooLong:
+                await self.push(replies.LINE_TOO_LONG)
+                continue
+            if line is not None:
+                self._in_turn += 1
+                if self._in_turn > TURN_MAX:
+                    self._in_turn = 0
+                    await asyncio.sleep(0)
+                return line
+            if self._is_draining and self._mail is None:
+                return None
+            await self._more()
+
+    async def _more(self) -> None:
+        self._in_turn = 0
+        self._silent_since = self.loop.time()
+        try:
+            await self._inflow.more()
+        finally:
+            self._silent_since = None
+
+    async def _obey(self, line: bytes) -> None:
+        if not line and self._was_refused:
+            # Listmonk ends a refused message twice: an empty line, a dot, and reads one answer.
+            return
+        self._was_refused = False
+        try:
+            reply = await self._reply_to(line)
+        except ClientGone:
+            raise
+        except Exception as error:  # the one of this loop
+            await self._apologise(error)
+        else:
+            if reply is not NOTHING:
+                self._note_refusal(line, reply)
+                await self.push(reply)
+
+    def _note_refusal(self, line: bytes, reply: bytes) -> None:
+        """Log what lost somebody a message: Listmonk keeps no record of it."""
+        if reply[0] in b"45" and line[:4].upper() in _OF_A_MESSAGE:
+            level = logging.WARNING if self._is_trusted or self._auth_user else logging.INFO
+            at = line[:4].decode().lower()
+            facts = {"peer": self._peer, "at": at, "reply": reply.decode()}
+            log.log(level, "message refused", extra=facts)
+
+    async def _reply_to(self, line: bytes) -> bytes:
+        verb, _, argument = line.partition(b" ")
+        verb = verb.upper()
+        command = self._COMMANDS.get(verb)
+        if command is None:
+            return replies.UNKNOWN
+        if self._listen.tls_required and not self._is_encrypted and verb not in _BEFORE_TLS:
+            return replies.TLS_FIRST
+        try:
+            text = argument.strip().decode()
+        except UnicodeDecodeError:
+            return replies.NOT_TEXT
+        return await command(self, text)
+
+    async def _apologise(self, error: Exception) -> None:
+        self._mail = None
+        await self.push(await self.handle_exception(error))
+        if self._in_content:
+            # What follows would be read as commands, though it is somebody's letter.
+            raise ClientGone from error
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Give aiosmtpd's hook the reply to a failure of ours, which is logged."""
+        if isinstance(error, RelayError):
+            log.error("message not kept", extra={"error": str(error)})
+        else:
+            log.error("surprise in the listener", exc_info=error)
+        return replies.of_failure(error).decode()
+
+    async def push(self, status: bytes | str) -> None:
+        """Answer with ``status``, one or more whole lines without the last line's end."""
+        reply = status.encode("ascii", "replace") if isinstance(status, str) else status
+        if reply[0] in b"45":
+            self._observer.refused(int(reply[:3]))
+        wire = self._wire()
+        if wire.is_closing():
+            raise ClientGone
+        wire.write(reply + b"\r\n")
+        if self._is_full:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Wait until a client that sends and does not read has read."""
+        self._silent_since = self.loop.time()
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            raise ClientGone from error
+        finally:
+            self._silent_since = None
+
+    def _name(self) -> bytes:
+        return str(self.hostname).encode()
+
+    async def _within(self, step: Step, wait: Callable[[], Awaitable[_T]]) -> _T:
+        """Wait for a resource of ours, until the client leaves."""
+        if self._inflow.ended:
+            raise ClientGone
+        self._step = step
+        try:
+            return await wait()
+        finally:
+            self._step = Step.CLIENT
+
+
+def _keep_alive(connection: socket.socket | None) -> None:
+    """Let TCP find out that a silent peer is dead; there is no timeout that would."""
+    if connection is None:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,210 @@
+"""The listener: sockets, and the connections that come in on them.
+
+Accepting is our own loop rather than ``loop.create_server``: beyond
+``listen.connections_max`` a new client must wait, unanswered, and never be refused (a
+refused connection is a lost message; one in the backlog is not, facts: listmonk.md 1).
+
+The tasks here are not in a TaskGroup of the service: connections outlive the accepting,
+and ``drain`` ends each in its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay import config
+from relay.listener import access
+from relay.listener.allowance import Allowance
+from relay.listener.auth import Passwords
+from relay.listener.client import Client
+from relay.listener.connection import Connection, House
+from relay.listener.intake import Intake, Spool, UpstreamOf, hostname_of
+from relay.listener.observer import NoObserver, Observer
+from relay.listener.users import Users
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from relay.clock import Clock
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4_096
+"""Connections the kernel keeps for us (Linux cuts it to net.core.somaxconn, 4096 by default)."""
+
+DRAIN_GRACE_S = 30.0
+"""For transactions under way at the end. systemd's TimeoutStopSec must be longer."""
+
+ABORT_GRACE_S = 2.0
+"""For connections that were cut to be gone."""
+
+ACCEPT_RETRY_S = 1.0
+"""After a failed accept, mostly for want of file descriptors."""
+
+
+def users_of(listen: config.Listen) -> Users | None:
+    """The users of ``listen.users_file``, None if there is none.
+
+    Raises:
+        ConfigError, ConfigErrors: the file cannot be used.
+    """
+    return Users.load(Path(listen.users_file)) if listen.users_file else None
+
+
+class Listener:
+    """SMTP towards Listmonk.
+
+    ``sockets`` are bound already (by systemd); else ``listen.host`` and ``listen.port`` rule.
+    """
+
+    def __init__(
+        self,
+        listen: config.Listen,
+        spool: Spool,
+        users: Users | None,
+        *,
+        clock: Clock,
+        upstream_of: UpstreamOf | None = None,
+        observer: Observer | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        self._listen, self._clock, self._users = listen, clock, users
+        self._observer = observer or NoObserver()
+        self._intake = Intake(
+            listen=listen,
+            hostname=hostname_of(listen, socket.gethostname()),
+            spool=spool,
+            clock=clock,
+            upstream_of=upstream_of or (lambda _sender: config.Upstream().name),
+            observer=self._observer,
+        )
+        self._sockets = list(sockets)
+        self._accepting: list[asyncio.Task[None]] = []
+        self._connections: set[Connection] = set()
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """What is listened on."""
+        return tuple(self._sockets)
+
+    @property
+    def connections(self) -> int:
+        """Clients connected now."""
+        return len(self._connections)
+
+    async def start(self) -> None:
+        """Accept from now on.
+
+        Raises:
+            ConfigError: it would be an open relay, a certificate or an address cannot be
+                used. Then nothing is open.
+        """
+        # aiosmtpd logs addresses and each command; the relay's own lines say what is needed.
+        logging.getLogger("mail.log").setLevel(logging.CRITICAL + 1)
+        tls = access.tls_context(self._listen)
+        opened = [] if self._sockets else access.open_sockets(self._listen)
+        try:
+            access.check_sockets(self._sockets or opened, self._listen)
+        except BaseException:
+            _close(opened)
+            raise
+        self._sockets.extend(opened)
+        if self._listen.auth == "required" and not self._users:
+            log.warning("nobody can log in: add a user with relay user add NAME")
+        house = House(
+            intake=self._intake,
+            networks=access.Networks(self._listen.allow_networks),
+            allowance=Allowance(self._listen.body_bytes_max),
+            passwords=None if self._users is None else Passwords(self._users),
+            tls=tls,
+        )
+        slots = asyncio.Semaphore(self._listen.connections_max)
+        for door in self._sockets:
+            door.settimeout(0)  # as asyncio wants it
+            door.listen(BACKLOG)
+            self._accepting.append(asyncio.create_task(self._accept(door, house, slots)))
+            log.info("listening", extra={"address": _address_text(door)})
+
+    async def drain(self, grace_s: float = DRAIN_GRACE_S) -> None:
+        """Stop accepting, answer what is under way, close what is between messages.
+
+        Returns when no connection is left, at the latest after ``grace_s`` (then the rest
+        is cut) and a little more. After it, everything answered with 250 is in the spool.
+        """
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        _close(self._sockets)
+        for connection in tuple(self._connections):
+            connection.drain()
+        if await self._wait_all_gone(grace_s):
+            return
+        log.warning("clients cut at the end of the drain", extra={"clients": self.connections})
+        for connection in tuple(self._connections):
+            connection.abort()
+        await self._wait_all_gone(ABORT_GRACE_S)
+
+    async def _wait_all_gone(self, limit_s: float) -> bool:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._all_gone.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _accept(self, door: socket.socket, house: House, slots: asyncio.Semaphore) -> None:
+        """Open one connection after the other.
+
+        While all slots are taken, one client waits here and the others in the backlog.
+        """
+        while True:
+            accepted: socket.socket | None = None
+            try:
+                accepted, _ = await asyncio.get_running_loop().sock_accept(door)
+                await slots.acquire()
+                await self._open(accepted, house, slots)
+            except asyncio.CancelledError:
+                _close([accepted] if accepted else [])
+                raise
+            except Exception:  # the one of this loop; mostly no file descriptors are left
+                log.exception("connection not accepted")
+                _close([accepted] if accepted else [])
+                await self._clock.sleep(ACCEPT_RETRY_S)
+
+    async def _open(self, accepted: socket.socket, house: House, slots: asyncio.Semaphore) -> None:
+        def ended(connection: Connection) -> None:
+            slots.release()
+            self._connections.discard(connection)
+            self._observer.connection(-1)
+            if not self._connections:
+                self._all_gone.set()
+
+        try:
+            client = Client(house, ended)
+        except BaseException:
+            slots.release()
+            raise
+        self._connections.add(client)
+        self._all_gone.clear()
+        self._observer.connection(+1)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: client, accepted)
+        except BaseException:
+            client.give_up()
+            raise
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+def _address_text(door: socket.socket) -> str:
+    host, port = door.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

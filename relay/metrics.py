@@ -1,0 +1,207 @@
+"""What the relay counts, for Prometheus.
+
+The one door to prometheus_client. Two kinds of figures: *events*, which the rooms report
+as they happen through the methods below, and *states*, which are read off a ``Figures``
+value at the moment of a scrape, so that they can never disagree with ``relay status``.
+Names are ``relay_<room>_<noun>_<unit>[_total]``; label values come from enums, lane names
+and upstream names, never from mail.
+
+Invariant: each event method costs microseconds and cannot fail.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter as Tally
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from relay import __version__
+
+if TYPE_CHECKING:
+    from relay.envelope import Envelope
+    from relay.figures import Figures
+    from relay.reply import Stage
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
+
+
+class Metrics:
+    """Every metric of one relay, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.totals: Tally[str] = Tally()
+        """The same events as plain numbers, for ``status``."""
+        self.unknown: Tally[str] = Tally()
+        """Replies that no row of the verdict table knows, by text (at most ``UNKNOWN_MAX``)."""
+        self._events()
+        self._states()
+
+    UNKNOWN_MAX = 100
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, registry=self.registry, buckets=_SECONDS)
+
+    def _events(self) -> None:
+        self._received_messages = self._counter(
+            "relay_listener_messages_total", "Messages accepted from clients.", "lane"
+        )
+        self._received_recipients = self._counter(
+            "relay_listener_recipients_total", "Recipients accepted from clients.", "lane"
+        )
+        self._refusals = self._counter(
+            "relay_listener_refusals_total", "Replies of 4xx or 5xx given to clients.", "code"
+        )
+        self._stalls = self._counter(
+            "relay_listener_stalls_total", "Times a client had to wait for room in the spool."
+        )
+        self._stalled = self._gauge(
+            "relay_listener_stalled_clients", "Clients that wait for room in the spool now."
+        )
+        self._connections = self._gauge("relay_listener_connections", "Open client connections.")
+        self._accept = self._histogram(
+            "relay_listener_accept_seconds", "From the end of a message to its durable 250."
+        )
+        self._recipients = self._counter(
+            "relay_dispatcher_recipients_total",
+            "Recipients by what an attempt came to.",
+            "upstream",
+            "verdict",
+        )
+        self._messages = self._counter(
+            "relay_dispatcher_messages_total",
+            "Messages by what an attempt came to.",
+            "upstream",
+            "verdict",
+        )
+        self._replies = self._counter(
+            "relay_verdict_replies_total", "Judged upstream replies.", "verdict", "stage"
+        )
+        self._unknown = self._counter(
+            "relay_verdict_unknown_replies_total",
+            "Upstream replies that no row of the verdict table knows.",
+            "stage",
+        )
+        self._upstream = self._histogram(
+            "relay_upstream_attempt_seconds", "From MAIL to the reply that decided."
+        )
+        self._failures = self._counter(
+            "relay_service_failures_total", "Surprises inside the relay that were logged.", "room"
+        )
+
+    def _states(self) -> None:
+        build = self._gauge("relay_build_info", "Always 1.", "version", "python")
+        build.labels(__version__, platform.python_version()).set(1)
+        self._depth = self._gauge(
+            "relay_spool_depth_recipients", "Recipients in the spool.", "upstream", "lane", "state"
+        )
+        self._used = self._gauge("relay_spool_used_bytes", "Bytes of the spool that hold mail.")
+        self._free = self._gauge("relay_spool_free_bytes", "Bytes free on the spool's disk.")
+        self._stalled_for = self._gauge(
+            "relay_spool_stalled_seconds", "How long intake has stalled for want of room; 0: flows."
+        )
+        self._paused = self._gauge("relay_dispatcher_paused", "1 while an operator has paused.")
+        self._holds = self._gauge("relay_breaker_holds", "Holds in force.", "source")
+        upstream_gauges = {
+            "rate_per_s": ("relay_shaper_rate_per_second", "Recipients a second aimed at."),
+            "limit_per_s": ("relay_shaper_limit_per_second", "Learned limit; 0: not known yet."),
+            "refused_share": ("relay_shaper_refused_ratio", "Share of recipients throttled."),
+            "sessions_open": ("relay_upstream_sessions", "Open sessions."),
+            "sessions_busy": ("relay_upstream_busy_sessions", "Sessions with a message under way."),
+            "sessions_ceiling": ("relay_upstream_sessions_ceiling", "Sessions allowed now."),
+            "quota_used": ("relay_quota_used_recipients", "Recipients sent in the last 24 hours."),
+            "quota_left": ("relay_quota_left_recipients", "Left of the daily quota, if known."),
+        }
+        self._by_upstream = {
+            field: self._gauge(name, text, "upstream")
+            for field, (name, text) in upstream_gauges.items()
+        }
+
+    # Events of the listener (its ``Observer``).
+
+    def received(self, envelope: Envelope) -> None:
+        """One envelope was committed and answered with 250."""
+        self._received_messages.labels(envelope.lane).inc()
+        self._received_recipients.labels(envelope.lane).inc(envelope.cost)
+        self.totals["received"] += envelope.cost
+
+    def refused(self, code: int) -> None:
+        """A client was told 4xx or 5xx."""
+        self._refusals.labels(str(code)).inc()
+        self.totals["refused"] += 1
+
+    def stalled(self, begins: bool) -> None:  # noqa: FBT001  # the observer's face: begins or ends
+        """A client begins, or ends, to wait for room."""
+        if begins:
+            self._stalls.inc()
+            self._stalled.inc()
+        else:
+            self._stalled.dec()
+
+    def connection(self, change: int) -> None:
+        """A client connected (+1) or left (-1)."""
+        self._connections.inc(change)
+
+    def accept_seconds(self, seconds: float) -> None:
+        """How long a client waited for the answer to its final dot."""
+        self._accept.observe(seconds)
+
+    # Events of the dispatcher.
+
+    def attempted(self, seconds: float) -> None:
+        """One attempt came to its end after ``seconds``."""
+        self._upstream.observe(seconds)
+        self.totals["attempts"] += 1
+
+    def judged(self, verdict: str, stage: Stage, text: str, *, known: bool) -> None:
+        """A reply was given its meaning; a text nobody knows is kept to be shown."""
+        self._replies.labels(verdict, stage.value).inc()
+        if known:
+            return
+        self._unknown.labels(stage.value).inc()
+        if text in self.unknown or len(self.unknown) < self.UNKNOWN_MAX:
+            self.unknown[text] += 1
+
+    def settled(self, upstream: str, verdict: str, recipients: int) -> None:
+        """So many recipients of one message came to this."""
+        self._messages.labels(upstream, verdict).inc()
+        self._recipients.labels(upstream, verdict).inc(recipients)
+        self.totals[verdict] += recipients
+
+    def failed(self, room: str) -> None:
+        """A surprise was caught in a loop of ``room``, logged, and survived."""
+        self._failures.labels(room).inc()
+        self.totals["failures"] += 1
+
+    # States.
+
+    def exposition(self, figures: Figures) -> bytes:
+        """The text of ``/metrics``, states taken from ``figures``."""
+        self._depth.clear()
+        for stream in figures.streams:
+            for state in ("waiting", "parked", "quarantined"):
+                labels = (stream.upstream, stream.lane, state)
+                self._depth.labels(*labels).inc(getattr(stream, state))
+        self._used.set(figures.room.used_bytes)
+        self._free.set(figures.room.free_bytes)
+        self._stalled_for.set(figures.room.stalled_s)
+        self._paused.set(figures.paused)
+        self._holds.clear()
+        for source in ("operator", "listmonk", "breaker"):
+            held = sum(hold.source == source for hold in figures.holds)
+            self._holds.labels(source).set(held)
+        for upstream in figures.upstreams:
+            for field, gauge in self._by_upstream.items():
+                gauge.labels(upstream.name).set(getattr(upstream, field) or 0)
+        return generate_latest(self.registry)

@@ -1,0 +1,5 @@
+"""The relay as a process: signals, logging, the loop it runs on, and its whole life."""
+
+from relay.service.serving import serve
+
+__all__ = ["serve"]

@@ -1,0 +1,120 @@
+"""The figures of this moment, gathered from the rooms that know them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from relay import __version__
+from relay.breaker import Source, account_key
+from relay.envelope import id_text
+from relay.figures import (
+    Figures,
+    HoldFigures,
+    RoomFigures,
+    StreamFigures,
+    UpstreamFigures,
+)
+from relay.spool import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from relay.breaker import Hold
+    from relay.service.branch import Branch
+    from relay.spool import DepthKey, Found, Spool
+
+
+def streams_of(depth: Mapping[DepthKey, int]) -> tuple[StreamFigures, ...]:
+    """Waiting mail by stream, in the order of the names."""
+    by_stream: dict[tuple[str, str, str], Counter[State]] = {}
+    for (upstream, lane, campaign, state), count in depth.items():
+        by_stream.setdefault((upstream, lane, campaign), Counter())[state] += count
+    return tuple(
+        StreamFigures(
+            upstream=upstream,
+            lane=lane,
+            campaign=campaign,
+            waiting=counts[State.WAITING],
+            parked=counts[State.PARKED],
+            quarantined=counts[State.QUARANTINED],
+        )
+        for (upstream, lane, campaign), counts in sorted(by_stream.items())
+        if counts[State.WAITING] or counts[State.PARKED] or counts[State.QUARANTINED]
+    )
+
+
+def holds_of(holds: Iterable[Hold]) -> tuple[HoldFigures, ...]:
+    """The holds, the oldest first."""
+    return tuple(
+        HoldFigures(
+            key=hold.key,
+            source=hold.source.value,
+            reason=hold.reason,
+            since_at=hold.since_at,
+            next_probe_at=hold.next_probe_at,
+        )
+        for hold in holds
+    )
+
+
+def room_of(spool: Spool, now: float) -> RoomFigures:
+    """Room on the spool's disk; ``now`` is monotonic."""
+    room, since = spool.room(), spool.stalled_since
+    return RoomFigures(
+        used_bytes=room.used_bytes,
+        size_max_bytes=room.size_max_bytes,
+        free_bytes=room.free_bytes,
+        free_min_bytes=room.free_min_bytes,
+        stalled_s=0.0 if since is None else max(0.0, now - since),
+    )
+
+
+def upstream_of(branch: Branch, now_ms: int, now: float) -> UpstreamFigures:
+    """One upstream's figures."""
+    shaper, pool = branch.shaper.snapshot(), branch.pool.snapshot()
+    quota = branch.quota.snapshot(now_ms)
+    return UpstreamFigures(
+        name=branch.name,
+        doing=branch.dispatcher.doing,
+        rate_per_s=shaper.rate_per_s,
+        limit_per_s=shaper.limit_per_s,
+        phase=shaper.phase,
+        refused_share=shaper.refused_share,
+        sent_per_s=branch.dispatcher.sent_per_s(now),
+        sessions_open=pool.open,
+        sessions_busy=pool.busy,
+        sessions_ceiling=pool.ceiling,
+        quota_used=quota.used,
+        quota_left=quota.left,
+        quota_next_at=quota.next_at,
+    )
+
+
+def of_stopped_spool(spool: Spool, holds: list[Hold], now_ms: int, now: float) -> Figures:
+    """What can be said of a relay that is not running."""
+    return Figures(
+        version=__version__,
+        now=now_ms,
+        started_at=0,
+        paused=False,
+        draining=False,
+        upstreams=(),
+        streams=streams_of(spool.depth()),
+        holds=holds_of(holds),
+        room=room_of(spool, now),
+        totals={},
+        unknown_replies={},
+    )
+
+
+def is_paused(holds: Iterable[Hold], names: Iterable[str]) -> bool:
+    """Whether an operator holds every account."""
+    held = {hold.key for hold in holds if hold.source is Source.OPERATOR}
+    return all(account_key(name) in held for name in names)
+
+
+def found_as_json(found: Iterable[Found]) -> list[dict[str, Any]]:
+    """What ``find`` found, ids as people see them."""
+    return [{**asdict(one), "envelope_id": id_text(one.envelope_id)} for one in found]

@@ -1,0 +1,242 @@
+"""The relay as one running thing: every room built once, started, drained, stopped.
+
+Order of life: spool, then dispatchers, then the doors to the outside, then ``READY=1``; and
+the other way round at the end: the listener first (what is past DATA is committed and
+answered), then the dispatchers (what is under way is settled), last the spool. A failure of
+any task ends the whole: systemd starts it again, and nothing that was answered with 250
+depends on what was in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay import __version__, systemd
+from relay.ageing import STEP_MS, Ageing
+from relay.breaker import Holds
+from relay.control import ControlServer, socket_path
+from relay.dashboard import DashboardServer, read_token
+from relay.errors import SpoolError
+from relay.figures import Figures
+from relay.listener import Listener, by_domain, users_of
+from relay.metrics import Metrics
+from relay.service.branch import Branch, Shared
+from relay.service.figures import holds_of, is_paused, room_of, streams_of, upstream_of
+from relay.service.steering import Steering
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from relay.clock import Clock
+    from relay.config import Config
+    from relay.spool import Due, Spool
+
+_log = logging.getLogger(__name__)
+
+SAVE_S = 60.0
+"""How often what was learned is written down; a crash forgets at most this much."""
+CLOCK_S = 10.0
+"""How often the wall clock is compared with the monotonic one."""
+
+
+class Relay:
+    """A relay over an open spool. ``run`` it; ``drain`` makes ``run`` return.
+
+    Raises: ConfigError: a file that the configuration names cannot be used.
+    """
+
+    def __init__(
+        self, config: Config, spool: Spool, clock: Clock, passwords: Mapping[str, str]
+    ) -> None:
+        self._config, self._spool, self._clock = config, spool, clock
+        self._started_at = clock.wall_ms()
+        self.metrics = Metrics()
+        self._shared = Shared(
+            spool=spool,
+            holds=Holds(),
+            ageing=Ageing(self._started_at),
+            metrics=self.metrics,
+            clock=clock,
+        )
+        self._branches = {
+            upstream.name: Branch(config, upstream, passwords[upstream.name], self._shared)
+            for upstream in config.upstreams
+        }
+        self.listener = Listener(
+            config.listen,
+            spool,
+            users_of(config.listen),
+            clock=clock,
+            upstream_of=by_domain(config.upstreams),
+            observer=self.metrics,
+        )
+        token_file = config.dashboard.token_file
+        self.dashboard = DashboardServer(
+            config.dashboard,
+            self.metrics,
+            token=read_token(Path(token_file)) if token_file else "",
+            figures=self.figures,
+            not_ready=self._not_ready,
+        )
+        steering = Steering(
+            self._shared, self._branches, figures=self.figures, on_change=self._reread
+        )
+        self._control = ControlServer(socket_path(Path(config.spool.path)), steering.commands)
+        self._draining = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once mail is taken."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the end has begun."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Take no more, finish what is under way, and let ``run`` return."""
+        self._draining.set()
+
+    async def run(self) -> None:
+        """Take mail and hand it on until drained.
+
+        Raises: ConfigError, RelayError: a door cannot be opened; SpoolError.
+        """
+        await self._restore()
+        self._spool.on_arrival = self._on_arrival
+        async with asyncio.TaskGroup() as tasks:
+            upkeep = [
+                tasks.create_task(self._spool.run()),
+                tasks.create_task(self._save_often()),
+                tasks.create_task(self._watch_clock()),
+            ]
+            branches = [tasks.create_task(one.run()) for one in self._branches.values()]
+            try:
+                await self._open_doors()
+                await self._draining.wait()
+            finally:
+                await self._close_doors()
+            for branch in self._branches.values():
+                branch.dispatcher.drain()
+            await asyncio.wait(branches)
+            for task in upkeep:
+                task.cancel()
+        await self._save()
+
+    def figures(self) -> Figures:
+        """The figures of this moment."""
+        now_ms, now = self._clock.wall_ms(), self._clock.monotonic()
+        holds = self._shared.holds.all()
+        return Figures(
+            version=__version__,
+            now=now_ms,
+            started_at=self._started_at,
+            paused=is_paused(holds, self._branches),
+            draining=self._draining.is_set(),
+            upstreams=tuple(upstream_of(one, now_ms, now) for one in self._branches.values()),
+            streams=streams_of(self._spool.depth()),
+            holds=holds_of(holds),
+            room=room_of(self._spool, now),
+            totals=dict(self.metrics.totals),
+            unknown_replies=dict(self.metrics.unknown),
+        )
+
+    def _not_ready(self) -> str | None:
+        if self._draining.is_set():
+            return "draining"
+        if not self.ready.is_set():
+            return "starting"
+        if self._spool.stalled_since is not None:
+            return "stalled: no room in the spool, clients wait"
+        return None
+
+    # -- Start and end -----------------------------------------------------------------------
+
+    async def _restore(self) -> None:
+        """Bring back what was known before the last stop."""
+        now_ms = self._clock.wall_ms()
+        self._shared.ageing.load(await self._spool.state("ageing") or {})
+        for hold in await self._spool.holds():
+            self._shared.holds.add(hold)
+            self._shared.ageing.stop(hold.key, hold.since_at)
+        for key in await self._spool.parked_keys():
+            # A crash between the two writes can leave mail parked under a hold that is gone.
+            if not self._shared.holds.held(key):
+                await self._spool.release(key)
+        longest_ms = round(self._config.retry.max_s * (1 + self._config.retry.jitter) * 1000)
+        await self._spool.clamp_due(now_ms + longest_ms)
+        for branch in self._branches.values():
+            await branch.restore()
+        lost = {key.upstream for key in self._spool.depth()} - set(self._branches)
+        for name in sorted(lost):
+            _log.error(
+                "mail waits for an upstream that is not configured: give one this name again",
+                extra={"upstream": name},
+            )
+
+    async def _open_doors(self) -> None:
+        await self._control.start()
+        await self.dashboard.start()
+        await self.listener.start()
+        self.ready.set()
+        systemd.notify(READY="1", STATUS="taking mail")
+        _log.info(
+            "relay started",
+            extra={
+                "version": __version__,
+                "spool": str(self._spool.path),
+                "dashboard": f"http://{self._config.dashboard.host}:{self.dashboard.port}",
+            },
+        )
+
+    async def _close_doors(self) -> None:
+        systemd.notify(STOPPING="1", STATUS="finishing what is under way")
+        _log.info("relay stopping")
+        await self.listener.drain()
+        await self.dashboard.stop()
+        await self._control.stop()
+
+    def _on_arrival(self, arrivals: Sequence[Due]) -> None:
+        """Hand what was committed to the dispatchers of its upstreams."""
+        for name, branch in self._branches.items():
+            mine = [due for due in arrivals if due.envelope.upstream == name]
+            if mine:
+                branch.dispatcher.arrived(mine)
+
+    def _reread(self) -> None:
+        for branch in self._branches.values():
+            branch.dispatcher.reread()
+
+    # -- Upkeep ------------------------------------------------------------------------------
+
+    async def _save_often(self) -> None:
+        while True:
+            await self._clock.sleep(SAVE_S)
+            await self._save()
+
+    async def _save(self) -> None:
+        """Write down what was learned; a failure costs a slower start, no mail."""
+        try:
+            for branch in self._branches.values():
+                await branch.save()
+            await self._spool.put_state("ageing", self._shared.ageing.saved(self._clock.wall_ms()))
+        except SpoolError as error:
+            _log.warning("learned state not written", extra={"error": str(error)})
+
+    async def _watch_clock(self) -> None:
+        """Notice when the wall clock was set, by a person or by NTP after boot."""
+        offset = self._clock.wall_ms() - self._clock.monotonic() * 1000
+        while True:
+            await self._clock.sleep(CLOCK_S)
+            now_ms = self._clock.wall_ms()
+            step_ms = now_ms - self._clock.monotonic() * 1000 - offset
+            offset += step_ms
+            if abs(step_ms) < STEP_MS:
+                continue
+            _log.warning("wall clock was set", extra={"seconds": round(step_ms / 1000)})
+            self._shared.ageing.stepped(round(step_ms), now_ms)
+            if step_ms < 0:
+                longest_ms = round(self._config.retry.max_s * 1000)
+                await self._spool.clamp_due(now_ms + longest_ms)
+            self._reread()

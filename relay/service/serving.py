@@ -1,0 +1,97 @@
+"""The relay as a process: its loop, its signals, and who opens and closes what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay.clock import SystemClock
+from relay.service import logs, sandbox
+from relay.service.relay import Relay
+from relay.spool import Spool
+from relay.upstream import find_password
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from relay.config import Config
+
+_log = logging.getLogger(__name__)
+
+
+def serve(config: Config, *, with_twin: bool = False) -> None:
+    """Run until SIGTERM or SIGINT has been obeyed; with ``with_twin``, into the double of SES.
+
+    Raises: RelayError, with a text that says what to do.
+    """
+    logs.setup(config.log)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve_sandbox(config) if with_twin else _serve(config, _passwords(config)))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, which halves the CPU a message; asyncio's own where there is none."""
+    try:
+        import uvloop  # noqa: PLC0415  # optional: no wheel, no harm
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _passwords(config: Config) -> dict[str, str]:
+    return {upstream.name: find_password(upstream, os.environ) for upstream in config.upstreams}
+
+
+async def _serve_sandbox(config: Config) -> None:
+    twin = sandbox.make_twin()
+    port = await twin.start()
+    _log.warning(
+        "sandbox: mail goes to a double of SES inside, not to Amazon",
+        extra={"twin": f"127.0.0.1:{port}", "limit_per_s": twin.config.rate_per_s},
+    )
+    try:
+        own = sandbox.redirect(sandbox.own_spool(config), port)
+        await _serve(own, {upstream.name: twin.config.password for upstream in own.upstreams})
+    finally:
+        await twin.stop()
+        _log.warning("sandbox ended", extra=sandbox.tally(twin))
+
+
+async def _serve(config: Config, passwords: Mapping[str, str]) -> None:
+    """Open the spool, run a relay over it, close the spool."""
+    clock = SystemClock()
+    spool = await Spool.open(Path(config.spool.path), config.spool, clock=clock, create=True)
+    try:
+        relay = Relay(config, spool, clock, passwords)
+        loop = asyncio.get_running_loop()
+        running = asyncio.ensure_future(relay.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _on_signal, relay, running)
+        try:
+            await running
+        except asyncio.CancelledError:
+            _log.warning("stopped at once: what was under way may be sent again")
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+    finally:
+        await spool.close()
+        _log.info("relay stopped")
+
+
+def _on_signal(relay: Relay, running: asyncio.Future[None]) -> None:
+    """The first signal drains, the second stops at once."""
+    if relay.is_draining:
+        running.cancel()
+    relay.drain()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure in a group of groups: what a person wants to read."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

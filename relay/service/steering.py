@@ -1,0 +1,102 @@
+"""What people may ask of a running relay: the commands behind the control socket.
+
+Each hold has a source, and each source lifts only its own. A person who says *release* has
+looked at the matter, so that this lifts the operator's hold and the breaker's; Listmonk's
+stays unless it is named, since it would be back at the next poll.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from relay.breaker import Hold, Source, account_key, campaign_key
+from relay.control import Commands
+from relay.dispatcher import parks
+from relay.service.figures import found_as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from relay.figures import Figures
+    from relay.service.branch import Shared
+
+_log = logging.getLogger(__name__)
+
+REASON_MAX = 200
+"""Characters of an operator's reason."""
+_RELEASED = (Source.OPERATOR, Source.BREAKER)
+
+
+class Steering:
+    """Carries commands out on the shared rooms."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        upstreams: Iterable[str],
+        *,
+        figures: Callable[[], Figures],
+        on_change: Callable[[], None],
+    ) -> None:
+        """``on_change`` is called when mail may go, or may go no longer."""
+        self._shared, self._upstreams = shared, tuple(upstreams)
+        self._figures, self._on_change = figures, on_change
+
+    @property
+    def commands(self) -> Commands:
+        """For the control socket."""
+        return Commands(
+            status=self._status, find=self._find, hold=self._hold, release=self._release
+        )
+
+    async def _status(self, _: dict[str, Any]) -> dict[str, Any]:
+        return self._figures().as_json()
+
+    async def _find(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"found": found_as_json(await self._shared.spool.find(_text(request, "query")))}
+
+    async def _hold(self, request: dict[str, Any]) -> dict[str, Any]:
+        key = self._key(request)
+        reason = str(request.get("reason") or "by an operator")[:REASON_MAX]
+        hold = Hold(key, Source.OPERATOR, reason, since_at=self._shared.clock.wall_ms())
+        await self._shared.spool.put_hold(hold)
+        self._shared.holds.add(hold)
+        self._shared.ageing.stop(key, hold.since_at)
+        _log.warning("mail held", extra={"key": key, "source": "operator", "reason": reason})
+        self._on_change()
+        return {"held": key}
+
+    async def _release(self, request: dict[str, Any]) -> dict[str, Any]:
+        key = self._key(request)
+        sources = [Source(request["source"])] if "source" in request else _RELEASED
+        lifted = [source.value for source in sources if self._shared.holds.lift(key, source)]
+        for source in sources:
+            await self._shared.spool.drop_hold(key, source)
+        left = sorted(source.value for source in self._shared.holds.sources(key))
+        returned = 0
+        if not left:
+            self._shared.ageing.go(key, self._shared.clock.wall_ms())
+            if parks(key):
+                returned = await self._shared.spool.release(key)
+        _log.warning("hold lifted", extra={"key": key, "source": ",".join(lifted) or "none"})
+        self._on_change()
+        return {"key": key, "lifted": lifted, "left": left, "returned": returned}
+
+    def _key(self, request: dict[str, Any]) -> str:
+        """The hold's key in a request. Raises: ValueError: there can be no such key."""
+        key = _text(request, "key")
+        accounts = {account_key(name) for name in self._upstreams}
+        known = (campaign_key(""), "sender:", "configuration-set:", "sandbox:", "in-doubt:")
+        if key not in accounts and not (key.startswith(known) and key.partition(":")[2]):
+            wanted = ", ".join((*sorted(accounts), "campaign:UUID", "or one from relay status"))
+            raise ValueError(f"{key!r} is no key of a hold: wanted {wanted}")
+        return key
+
+
+def _text(request: dict[str, Any], field: str) -> str:
+    """A field that must be there. Raises: ValueError."""
+    value = request.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{field!r} is missing")
+    return value.strip()

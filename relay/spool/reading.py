@@ -1,0 +1,252 @@
+"""What is read from the spool, each function in one short transaction of a reader's thread.
+
+Reader connections return text as bytes: a row that is no UTF-8 must spoil itself, not
+the statement that came across it. Short, because a reader at work keeps the log from
+starting anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from relay.envelope import Envelope, Recipient, id_value
+from relay.errors import ContentDamaged, SpoolError
+from relay.spool.batch import CODEC
+from relay.spool.statements import statements
+from relay.spool.words import DepthKey, Due, Found, State, Stream
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from relay.spool.stamps import Place
+
+READ: Final = statements("read.sql")
+
+FOUND_MAX: Final = 1000
+"""Recipients that one search returns, the latest first."""
+
+Row = tuple[object, ...]
+
+
+class Bad(NamedTuple):
+    """An envelope whose row cannot be read, and why."""
+
+    envelope_id: int
+    reason: str
+
+
+class Lane(NamedTuple):
+    """What to read from: one stream of one upstream."""
+
+    upstream: str
+    lane: str
+    campaign: str
+
+
+def due(
+    db: sqlite3.Connection, lane: Lane, after: Place, now_ms: int, limit: int
+) -> tuple[list[Due], list[Bad], Place | None]:
+    """The next due envelopes, those that cannot be read, and the last place of both."""
+    values = {
+        **lane._asdict(),
+        "after_due_at": after[0],
+        "after_id": after[1],
+        "now_ms": now_ms,
+        "limit": limit,
+    }
+    good: list[Due] = []
+    bad: list[Bad] = []
+    place: Place | None = None
+    for envelope_id, due_at, rows in _grouped(db.execute(READ["due"], values)):
+        place = (due_at, envelope_id)
+        try:
+            good.append(Due(_envelope(lane, rows), due_at))
+        except ValueError as error:
+            bad.append(Bad(envelope_id, str(error)))
+    return good, bad, place
+
+
+def parked(
+    db: sqlite3.Connection, upstream: str, hold_key: str | None, limit: int
+) -> list[Envelope]:
+    """Envelopes that wait for a hold (None: for any), with all their waiting recipients."""
+    values = {"upstream": upstream, "hold_key": hold_key, "limit": limit}
+    found: list[Envelope] = []
+    statement = "parked" if hold_key is None else "parked_by"
+    for _, _, rows in _grouped(db.execute(READ[statement], values)):
+        try:
+            lane = Lane(upstream, _text(rows[0][-2]), _text(rows[0][-1]))
+            found.append(_envelope(lane, rows))
+        except ValueError:
+            continue  # It will be quarantined when it is released and read.
+    return found
+
+
+def _grouped(rows: Iterable[Row]) -> Iterator[tuple[int, int, list[Row]]]:
+    """The joined rows of each envelope, with its id and due time."""
+    for (envelope_id, due_at), group in groupby(rows, key=lambda row: (row[0], row[1])):
+        yield _number(envelope_id), _number(due_at), list(group)
+
+
+def _envelope(lane: Lane, rows: Sequence[Row]) -> Envelope:
+    """The envelope that stands in the joined ``rows``, one a recipient.
+
+    Raises: ValueError if a value is not what was written.
+    """
+    row = rows[0]
+    return Envelope(
+        id=_number(row[0]),
+        content_id=_number(row[2]),
+        sender=_text(row[3]),
+        recipients=tuple(
+            Recipient(_number(r[10]), _text(r[11]), _number(r[12]), in_doubt=bool(_number(r[13])))
+            for r in rows
+        ),
+        upstream=lane.upstream,
+        lane=lane.lane,
+        campaign=lane.campaign,
+        subscriber=_text(row[4]),
+        message_id=_text(row[5]),
+        configuration_set=_text(row[6]),
+        auth_user=_text(row[7]),
+        size_bytes=_number(row[8]),
+        received_at=_number(row[9]),
+    )
+
+
+def _number(value: object) -> int:
+    if isinstance(value, int):
+        return value
+    raise ValueError(f"a number was expected where {type(value).__name__} stands")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode()  # UnicodeDecodeError is a ValueError.
+    raise ValueError(f"text was expected where {type(value).__name__} stands")
+
+
+def streams(db: sqlite3.Connection, upstream: str, now_ms: int) -> list[Stream]:
+    """The streams of an upstream in which mail waits."""
+    rows = db.execute(READ["streams"], (upstream,))
+    return [Stream(_shown(lane), _shown(name), due_at <= now_ms) for lane, name, due_at in rows]
+
+
+def next_due_at(db: sqlite3.Connection, upstream: str, now_ms: int) -> int | None:
+    """The earliest moment after ``now_ms`` at which mail of the upstream is due."""
+    values = {"upstream": upstream, "now_ms": now_ms}
+    earliest: int | None = db.execute(READ["next_due"], values).fetchone()[0]
+    return earliest
+
+
+def content(db: sqlite3.Connection, content_id: int) -> bytes:
+    """The bytes of a message as they were kept.
+
+    Raises: ContentDamaged if they are not there or not the same.
+    """
+    row = db.execute(READ["content"], (content_id,)).fetchone()
+    if row is None:
+        raise ContentDamaged(f"content {content_id} is missing from the spool")
+    codec, proof, body = row
+    if codec != CODEC.encode():
+        raise ContentDamaged(
+            f"content {content_id} has the codec {_shown(codec)!r}, which this relay does not know"
+        )
+    if not isinstance(body, bytes) or hashlib.sha256(body).digest() != proof:
+        raise ContentDamaged(
+            f"content {content_id} is damaged: its hash does not match; check the disk,"
+            " the message must be sent again from Listmonk"
+        )
+    return body
+
+
+def depth(db: sqlite3.Connection) -> Counter[DepthKey]:
+    """How many recipients each stream has in each state, counted row by row."""
+    counted: Counter[DepthKey] = Counter()
+    for upstream, lane, campaign, state, count in db.execute(READ["depth"]):
+        counted[DepthKey(_shown(upstream), _shown(lane), _shown(campaign), State(state))] += count
+    return counted
+
+
+def last_id(db: sqlite3.Connection) -> int:
+    """The highest id in use anywhere."""
+    number: int = db.execute(READ["last_id"]).fetchone()[0]
+    return number
+
+
+def sent_by_time(
+    db: sqlite3.Connection, upstream: str, since_ms: int, bucket_ms: int
+) -> list[tuple[int, int]]:
+    """(start of a stretch of ``bucket_ms``, recipients sent in it), in order, without zeros."""
+    values = {"upstream": upstream, "since_ms": since_ms, "bucket_ms": bucket_ms}
+    return db.execute(READ["sent_by_time"], values).fetchall()
+
+
+def find(db: sqlite3.Connection, query: str) -> list[Found]:
+    """Recipients, ended and queued, by address, Message-ID, SES id or envelope id."""
+    text = query.strip()
+    number = id_value(text)
+    values = {
+        "text": text,
+        "bracketed": f"<{text.strip('<>')}>",  # Message-IDs are kept as they stood.
+        "id": -1 if number is None else number,
+        "limit": FOUND_MAX,
+    }
+    ended = db.execute(READ["find_ended"], values).fetchall()
+    queued = db.execute(READ["find_queued"], values).fetchall()
+    found = [_found(row) for row in (*ended, *queued)]
+    return sorted(found, key=lambda one: (-one.envelope_id, one.n))[:FOUND_MAX]
+
+
+def _found(row: Row) -> Found:
+    status = State(row[3]).name.lower() if isinstance(row[3], int) else _shown(row[3])
+    return Found(
+        envelope_id=_number(row[0]),
+        n=_number(row[1]),
+        address=_shown(row[2]),
+        status=status,
+        at=_number(row[4]),
+        upstream=_shown(row[5]),
+        lane=_shown(row[6]),
+        campaign=_shown(row[7]),
+        subscriber=_shown(row[8]),
+        sender=_shown(row[9]),
+        message_id=_shown(row[10]),
+        reply=_shown(row[11]),
+        code=_number(row[12]),
+        ses_id=_shown(row[13]),
+        attempts=_number(row[14]),
+        in_doubt=bool(row[15]),
+        received_at=_number(row[16]),
+    )
+
+
+def holds(db: sqlite3.Connection) -> Iterable[tuple[str, str, str, int, int, int]]:
+    """The rows of all holds, the oldest first: (key, source, reason, since, next probe, probes)."""
+    rows = db.execute(READ["holds"]).fetchall()
+    return [(_shown(k), _shown(s), _shown(r), *times) for k, s, r, *times in rows]
+
+
+def state(db: sqlite3.Connection, key: str) -> dict[str, object] | None:
+    """What was kept under ``key``.
+
+    Raises: SpoolError if it cannot be read.
+    """
+    row = db.execute(READ["state"], (key,)).fetchone()
+    if row is None:
+        return None
+    try:
+        value = json.loads(row[0])
+    except ValueError as error:
+        raise SpoolError(f"the kept state {key!r} cannot be read: {error}") from error
+    return value if isinstance(value, dict) else None
+
+
+def _shown(value: object) -> str:
+    """Text for people and for keys, whatever its bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,320 @@
+"""The durable store of envelopes, as the rest of the relay sees it.
+
+One SQLite file, one writer, readers beside it, owned by one process. Nothing of SQLite
+shows here: a second implementation on PostgreSQL is planned. Every change returns once
+it is on disk (P1, P2); leases are the dispatcher's and live in memory, so that a crash
+returns them (P3).
+
+Cursors: mail of a stream is read in the order of (due_at, id). Nothing ever becomes
+visible at or before a place that was read (``stamps``), with one exception: after
+``clamp_due`` readers start again from (0, 0).
+
+Searching what is queued reads the whole queue (about a second for a million): an index
+by address would cost each message more than the rare search is worth.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from relay.breaker import Hold, Source
+from relay.errors import SpoolError
+from relay.spool import opening, reading, settling
+from relay.spool.connection import run
+from relay.spool.transaction import WRITE
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from relay.clock import Clock
+    from relay.config.schema import Spool as Config
+    from relay.envelope import Envelope
+    from relay.spool.settlement import Settlement
+    from relay.spool.stamps import Place
+    from relay.spool.transaction import Transaction
+    from relay.spool.words import DepthKey, Due, Found, Room, Stream
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+STEP_ENVELOPES: Final = 500
+"""Envelopes that one transaction moves when a hold is released or due times are clamped."""
+
+
+class Spool:
+    """The durable store. ``open`` it, set ``on_arrival``, keep ``run`` running, ``close`` it."""
+
+    def __init__(self, stack: AsyncExitStack, parts: opening.Parts, clock: Clock) -> None:
+        self.path = parts.path
+        self._stack, self._clock = stack, clock
+        self._writer, self._reader, self._upkeep = parts.writer, parts.reader, parts.upkeep
+        self._gate, self._stamps, self._ids = parts.gate, parts.stamps, parts.ids
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        config: Config,
+        *,
+        clock: Clock,
+        create: bool,
+        ballast_bytes: int | None = None,
+    ) -> Self:
+        """The spool at ``path``, owned by this process until ``close``.
+
+        ``ballast_bytes`` of 0 is none, None is chosen from the size of the disk.
+
+        Raises: SpoolBusy if it is owned by another process; SpoolBroken if there is none and
+        ``create`` is False, or if it is damaged, too new, or in a place that will not do.
+        """
+        async with AsyncExitStack() as stack:
+            parts = await opening.open_parts(
+                stack, path, config, clock=clock, create=create, ballast_bytes=ballast_bytes
+            )
+            return cls(stack.pop_all(), parts, clock)
+
+    async def run(self) -> None:
+        """Do the spool's housework until cancelled."""
+        await self._upkeep.run()
+
+    async def close(self) -> None:
+        """Write what is pending, then give the file up. Appends without room are refused."""
+        await self._writer.close()
+        await self._stack.aclose()
+
+    # --- who wants to know -------------------------------------------------------------
+
+    @property
+    def on_arrival(self) -> Callable[[Sequence[Due]], None]:
+        """Called on the loop, in order, with what a commit has just made durable."""
+        return self._writer.on_arrival
+
+    @on_arrival.setter
+    def on_arrival(self, listener: Callable[[Sequence[Due]], None]) -> None:
+        self._writer.on_arrival = listener
+
+    @property
+    def on_commit(self) -> Callable[[float, int], None]:
+        """Called on the loop with the seconds a batch took and the jobs it held."""
+        return self._writer.on_commit
+
+    @on_commit.setter
+    def on_commit(self, listener: Callable[[float, int], None]) -> None:
+        self._writer.on_commit = listener
+
+    # --- room --------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether new mail may be invited; at most a second old."""
+        return self._gate.has_room
+
+    @property
+    def stalled_since(self) -> float | None:
+        """Since when (monotonic seconds) there is no room; None while there is."""
+        return self._gate.stalled_since
+
+    def room(self) -> Room:
+        """The latest look at the room there is."""
+        return self._gate.room
+
+    async def wait_for_room(self) -> None:
+        """Return once there is room; all who wait return together."""
+        await self._gate.wait()
+
+    # --- mail in and out ---------------------------------------------------------------
+
+    def new_id(self) -> int:
+        """An id that no envelope or content has had."""
+        return self._ids.next(self._clock.wall_ms())
+
+    async def append(self, envelopes: Sequence[Envelope], content: bytes) -> None:
+        """Return once all the envelopes and their ``content`` are on disk (P1).
+
+        They must share one content id. Without room this waits. If the caller is
+        cancelled while it waits, they are withdrawn; once they are being written, they
+        may be kept all the same.
+
+        Raises: SpoolError if they cannot be kept as they are.
+        """
+        if not envelopes or not all(envelope.recipients for envelope in envelopes):
+            raise SpoolError("an envelope needs a recipient")
+        if len({envelope.content_id for envelope in envelopes}) > 1:
+            raise SpoolError("envelopes that are kept together must share their content")
+        await self._writer.append(envelopes, content)
+
+    async def read_due(
+        self, upstream: str, lane: str, campaign: str, *, after: Place, now_ms: int, limit: int
+    ) -> list[Due]:
+        """The next ``limit`` envelopes of a stream after a cursor that are due at ``now_ms``.
+
+        Fewer than ``limit``: there are no more. Each has only the recipients that are due.
+        What cannot be read is quarantined on the way. Who reads further than the present
+        must start again to see what arrives meanwhile.
+        """
+        stream = reading.Lane(upstream, lane, campaign)
+        found: list[Due] = []
+        bad: Sequence[reading.Bad] = (reading.Bad(0, ""),)
+        while bad and len(found) < limit:
+            good, bad, last = await self._read_part(stream, after, now_ms, limit - len(found))
+            found += good
+            after = last or after
+            for envelope_id, reason in bad:
+                await self._quarantine_unread(envelope_id, reason)
+        return found
+
+    async def _read_part(
+        self, stream: reading.Lane, after: Place, now_ms: int, limit: int
+    ) -> tuple[list[Due], list[reading.Bad], Place | None]:
+        reached: Place | None = None
+        bound_ms = min(now_ms, self._clock.wall_ms())
+        self._stamps.begin_read(bound_ms)
+        try:
+            await self._writer.caught_up(now_ms)
+            work = partial(reading.due, lane=stream, after=after, now_ms=now_ms, limit=limit)
+            good, bad, reached = await self._read(work)
+        finally:
+            self._stamps.end_read(bound_ms, reached)
+        return good, bad, reached
+
+    async def _quarantine_unread(self, envelope_id: int, reason: str) -> None:
+        try:
+            await self.quarantine(envelope_id, reason)
+        except SpoolError as error:  # The rest of the lane must not wait for this one.
+            log.warning("envelope not quarantined", exc_info=error)
+
+    async def read_content(self, content_id: int) -> bytes:
+        """The bytes of a message, proven to be those that were kept.
+
+        Raises: ContentDamaged if they are not.
+        """
+        return await self._read(partial(reading.content, content_id=content_id))
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Return once all that is new about an envelope is on disk (P2).
+
+        The same settlement again is harmless. A full disk gives up its ballast for this.
+
+        Raises: SpoolError, with nothing changed, if it contradicts what is on disk;
+        SpoolFull, SpoolBusy or SpoolBroken if it cannot be written: stop sending, try again.
+        """
+        await self._writer.call(
+            partial(settling.settle, settlement=settlement),
+            earliest_due_at=settlement.earliest_due_at,
+        )
+
+    async def quarantine(self, envelope_id: int, reason: str) -> None:
+        """Take an envelope that cannot be read off the queue, for a person to look at."""
+        work = partial(settling.quarantine, envelope_id=envelope_id, reason=reason)
+        if await self._writer.call(work):
+            log.error("envelope quarantined", extra={"envelope": envelope_id, "reason": reason})
+
+    async def park(self, envelope_ids: Sequence[int], hold_key: str) -> int:
+        """Take waiting envelopes out of their lanes; returns how many it were."""
+        work = partial(settling.park, envelope_ids=tuple(envelope_ids), hold_key=hold_key)
+        return await self._writer.call(work)
+
+    async def read_parked(
+        self, upstream: str, hold_key: str | None, *, limit: int
+    ) -> list[Envelope]:
+        """The next envelopes of an upstream that are parked under a key (None: under any)."""
+        work = partial(reading.parked, upstream=upstream, hold_key=hold_key, limit=limit)
+        return await self._read(work)
+
+    async def release(self, hold_key: str) -> int:
+        """Let all that is parked under the key wait again, at the end of its lane; how many."""
+        work = partial(settling.release, hold_key=hold_key, limit=STEP_ENVELOPES)
+        released = 0
+        while step := await self._writer.call(work, earliest_due_at=0):
+            released += step
+        return released
+
+    async def clamp_due(self, latest_ms: int) -> None:
+        """Make what is due later than ``latest_ms`` due then: the clock was set back.
+
+        Cursors are void afterwards; arrivals are stamped by the new time.
+        """
+        after: int | None = 0
+        self._stamps.reset()
+        while after is not None:
+            work = partial(
+                settling.clamp, latest_ms=latest_ms, after_id=after, limit=STEP_ENVELOPES
+            )
+            after = await self._writer.call(work, earliest_due_at=latest_ms)
+        self._stamps.reset()
+
+    # --- what is there -----------------------------------------------------------------
+
+    def depth(self) -> Mapping[DepthKey, int]:
+        """Recipients by stream and state, exact as of the last commit; no zeros."""
+        return dict(self._writer.depth)
+
+    async def streams(self, upstream: str, now_ms: int) -> list[Stream]:
+        """The streams of an upstream in which mail waits, due at ``now_ms`` or later."""
+        return await self._read(partial(reading.streams, upstream=upstream, now_ms=now_ms))
+
+    async def next_due_at(self, upstream: str, now_ms: int) -> int | None:
+        """The earliest moment after ``now_ms`` at which waiting mail is due; None for never."""
+        return await self._read(partial(reading.next_due_at, upstream=upstream, now_ms=now_ms))
+
+    async def sent_by_time(
+        self, upstream: str, since_ms: int, bucket_ms: int
+    ) -> list[tuple[int, int]]:
+        """(start of a stretch of ``bucket_ms``, recipients sent in it), in order, without zeros."""
+        work = partial(
+            reading.sent_by_time, upstream=upstream, since_ms=since_ms, bucket_ms=bucket_ms
+        )
+        return await self._search(work)
+
+    async def find(self, query: str) -> list[Found]:
+        """What became of, or waits for, an address, Message-ID, SES id or envelope id."""
+        return await self._search(partial(reading.find, query=query))
+
+    # --- what others have learned ------------------------------------------------------
+
+    async def put_hold(self, hold: Hold) -> None:
+        """Keep a hold over a restart; it replaces the one of the same key and source."""
+        times = (hold.since_at, hold.next_probe_at, hold.probes)
+        await self._change("put_hold", (hold.key, hold.source.value, hold.reason, *times))
+
+    async def drop_hold(self, key: str, source: Source) -> bool:
+        """Forget a hold; False if there was none."""
+        return bool(await self._change("drop_hold", (key, source.value)))
+
+    async def holds(self) -> list[Hold]:
+        """The holds that were kept, the oldest first."""
+        return [
+            Hold(key, Source(source), reason, since_at, next_probe_at, probes)
+            for key, source, reason, since_at, next_probe_at, probes in await self._read(
+                reading.holds
+            )
+        ]
+
+    async def put_state(self, key: str, value: Mapping[str, object]) -> None:
+        """Keep what another room has learned; ``value`` must be fit for JSON."""
+        await self._change("put_state", (key, json.dumps(value)))
+
+    async def state(self, key: str) -> dict[str, object] | None:
+        """What was kept under ``key``, None if nothing was."""
+        return await self._read(partial(reading.state, key=key))
+
+    # --- the ways to the file ----------------------------------------------------------
+
+    async def _change(self, statement: str, values: tuple[object, ...]) -> int:
+        def work(transaction: Transaction) -> int:
+            return transaction.db.execute(WRITE[statement], values).rowcount
+
+        return await self._writer.call(work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await run(self._reader, self.path, work)
+
+    async def _search(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read what takes long beside upkeep, so that no lane waits for it."""
+        return await run(self._upkeep.connection, self.path, work)

@@ -1,0 +1,108 @@
+"""The twin as a whole: an account, a ledger, and a listening socket."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from relay.clock import SystemClock
+from relay.twin.account import Account
+from relay.twin.certificate import server_context
+from relay.twin.ledger import Ledger
+from relay.twin.parameters import TwinConfig
+from relay.twin.session import TLS_HANDSHAKE_S, TLS_SHUTDOWN_S, Session
+from relay.twin.shared import Shared
+
+if TYPE_CHECKING:
+    from relay.clock import Clock
+    from relay.twin.faults import Fault
+
+BACKLOG = 1_024
+"""Connects that wait in the kernel; SES's load balancer refuses none that we know of."""
+
+STOP_S = 5.0
+"""How long ``stop`` waits for links that it has cut; they end in a loop turn or two."""
+
+
+class Twin:
+    """A double of the SES SMTP endpoint on loopback.
+
+    ``clock`` rules the rate, the quota and the ids, so that tests can turn it; latency
+    and the idle cut run on the event loop's own time, as real sockets do.
+    """
+
+    def __init__(
+        self,
+        config: TwinConfig | None = None,
+        *,
+        clock: Clock | None = None,
+        fault: Fault | None = None,
+    ) -> None:
+        self.config = config or TwinConfig()
+        self.ledger = Ledger(self.config.ledger_max)
+        self.port = self.config.port
+        chance = random.Random(self.config.seed)  # noqa: S311  (ids and latencies, no secrets)
+        account = Account(self.config, self.ledger, clock or SystemClock(), chance)
+        tls = None
+        if self.config.tls != "none":
+            tls = server_context(self.config.cert_file, self.config.key_file)
+        self._shared = Shared(self.config, account, self.ledger, chance, tls)
+        self._shared.fault = fault
+        self._server: asyncio.Server | None = None
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is asked before each step; may be set at any moment."""
+        return self._shared.fault
+
+    @fault.setter
+    def fault(self, fault: Fault | None) -> None:
+        self._shared.fault = fault
+
+    @property
+    def rate_per_s(self) -> float:
+        """The limit in force, recipients a second."""
+        return self._shared.account.bucket.rate_per_s
+
+    def set_rate(self, rate_per_s: float, burst: float | None = None) -> None:
+        """Another limit from now on; ``burst`` as in ``TwinConfig``."""
+        self._shared.account.change_rate(rate_per_s, burst)
+
+    async def start(self) -> int:
+        """Listen; returns the port, which stays the same if the twin is stopped and started.
+
+        Raises ``OSError`` if the address cannot be had.
+        """
+        is_implicit = self.config.tls == "implicit"
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Session(self._shared),
+            self.config.host,
+            self.port,
+            backlog=BACKLOG,
+            ssl=self._shared.tls if is_implicit else None,
+            ssl_handshake_timeout=TLS_HANDSHAKE_S if is_implicit else None,
+            ssl_shutdown_timeout=TLS_SHUTDOWN_S if is_implicit else None,
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self.port
+
+    async def stop(self) -> None:
+        """Listen no more and cut every session; the ledger stays."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.close()
+        for handshake in set(self._shared.handshakes):
+            handshake.cancel()
+        for session in set(self._shared.sessions):
+            session.abort()
+        async with asyncio.timeout(STOP_S):
+            await asyncio.gather(*self._shared.handshakes, return_exceptions=True)
+            await self._all_gone()
+            await server.wait_closed()
+
+    async def _all_gone(self) -> None:
+        self._shared.empty.clear()
+        if self._shared.sessions:
+            await self._shared.empty.wait()

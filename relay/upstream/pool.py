@@ -1,0 +1,327 @@
+"""The sessions to one upstream: opened when waited for, reused, and closed in good time.
+
+- A session is opened only for somebody who waits, and never beyond the least of
+  ``sessions_max``, the ceiling and what ``want`` asked for (but one, when anybody waits).
+- The session that came back last is handed out first, so that those in excess idle out;
+  at ``idle_close_s``, before SES cuts them at about 10 s.
+- A failed opening is told to one waiter. The next try waits for the back-off, and so does
+  everybody else: a dead upstream sees one connection a minute, not one a message.
+- ``421 Too many concurrent SMTP connections`` lowers the ceiling. As long as a session is
+  open it is no failure: whoever waits gets that session sooner or later.
+
+Invariants: a session is in exactly one of ``_idle``, ``_busy``, ``_leaving`` (QUIT is to be
+said) and ``_quitting`` (it is being said), and counts against the limits until it has left.
+All state changes are free of awaits, hence atomic; only ``run`` opens, and only ``run`` and
+``aclose`` say QUIT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Self
+
+from relay.errors import Unreachable, UpstreamError
+from relay.reply import Stage
+
+from .face import PoolState, Refused, Session
+from .opening import Access
+from .pacing import Backoff, Ceiling, Width
+from .session import SmtpSession
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from relay import config
+    from relay.clock import Clock
+
+log = logging.getLogger(__name__)
+
+GOODBYE_S = 2.0
+"""How long a QUIT may take, and ``aclose`` as a whole: politeness, nothing hangs on it."""
+
+
+class Pool:
+    """A ``face.Upstream`` over SMTP. Nothing is opened unless ``run`` runs."""
+
+    def __init__(
+        self, upstream: config.Upstream, password: str, *, clock: Clock, helo: str = ""
+    ) -> None:
+        """Raises: ConfigError: ``ca_file`` cannot be used."""
+        self._upstream = upstream
+        self._access = Access.build(upstream, password, helo)
+        self._clock = clock
+        self._idle: list[SmtpSession] = []  # the one returned last is the last
+        self._busy: dict[Session, SmtpSession] = {}
+        self._leaving: list[SmtpSession] = []
+        self._quitting: set[SmtpSession] = set()
+        self._openers: set[asyncio.Task[None]] = set()
+        self._waiters: deque[asyncio.Future[SmtpSession]] = deque()
+        self._wanted = 1
+        self._backoff = Backoff()
+        self._width = Width()
+        self._ceiling = Ceiling(upstream.sessions_max)
+        self._changed = asyncio.Event()
+        self._alarm_at = inf  # when ``run`` looks again even if nothing changes
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def want(self, sessions: int) -> None:
+        """As ``face.Upstream.want``."""
+        self._wanted = max(1, sessions)
+        self._wake_if_openable()
+
+    async def acquire(self) -> Session:
+        """As ``face.Upstream.acquire``."""
+        if self._closed:
+            raise Unreachable("the relay is closing its sessions")
+        if (session := self._take_idle()) is not None:
+            return session
+        waiter: asyncio.Future[SmtpSession] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake_if_openable()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self._give_up(waiter)
+            raise
+
+    def release(self, session: Session) -> None:
+        """As ``face.Upstream.release``. A session that ``aclose`` has cut off is ignored."""
+        mine = self._busy.pop(session, None)
+        if mine is not None:
+            self._place(mine)
+
+    def snapshot(self) -> PoolState:
+        """As ``face.Upstream.snapshot``; sessions that are saying QUIT are no longer open."""
+        return PoolState(
+            open=self._open_count,
+            idle=len(self._idle),
+            busy=len(self._busy),
+            opening=len(self._openers),
+            ceiling=self._ceiling.at(self._clock.monotonic()),
+        )
+
+    async def run(self) -> None:
+        """Open, retire and bid goodbye until cancelled or closed."""
+        async with asyncio.TaskGroup() as tasks:
+            while not self._closed:
+                now = self._clock.monotonic()
+                self._retire_idle()
+                self._changed.clear()
+                self._start_goodbyes(tasks)
+                self._start_openings(tasks, now)
+                await self._wait_for_change(tasks, now)
+
+    async def aclose(self) -> None:
+        """Close all sessions: idle ones politely, within ``GOODBYE_S``, busy ones at once.
+
+        Whoever waits is told Unreachable; a send under way ends with SessionLost, so drain
+        before. ``run`` returns by itself. Safe to call twice.
+        """
+        self._closed = True
+        self._changed.set()
+        for opener in self._openers:
+            opener.cancel()
+        while (waiter := self._next_waiter()) is not None:
+            waiter.set_exception(Unreachable("the relay is closing its sessions"))
+        for session in self._busy.values():
+            session.abort()
+        polite = self._idle + self._leaving
+        for state in (self._busy, self._idle, self._leaving):
+            state.clear()
+        async with asyncio.TaskGroup() as tasks:
+            for session in polite:
+                tasks.create_task(session.quit(GOODBYE_S))
+        await asyncio.sleep(0)  # one turn, in which the loop closes the sockets
+
+    # -- handing out ---------------------------------------------------------------
+
+    def _take_idle(self) -> SmtpSession | None:
+        """The idle session used last that can still be used, now busy."""
+        while self._idle:
+            session = self._idle.pop()
+            if session.alive and not session.worn:
+                self._busy[session] = session
+                return session
+            self._part_with(session)
+        return None
+
+    def _place(self, session: SmtpSession) -> None:
+        """A session that nobody holds goes to the first who waits, to the idle ones, or away."""
+        if self._closed or not session.alive or session.worn:
+            self._part_with(session)
+        elif (waiter := self._next_waiter()) is not None:
+            self._busy[session] = session
+            waiter.set_result(session)
+        else:
+            self._idle.append(session)
+            self._look_again_at(session.idle_until)
+
+    def _part_with(self, session: SmtpSession) -> None:
+        """Let go of a session: QUIT by ``run`` if its connection lives."""
+        if self._closed or not session.alive:
+            session.abort()
+        else:
+            self._leaving.append(session)
+        self._changed.set()
+
+    def _next_waiter(self) -> asyncio.Future[SmtpSession] | None:
+        """The one who has waited longest and still does, no longer in the queue."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                return waiter
+        return None
+
+    def _give_up(self, waiter: asyncio.Future[SmtpSession]) -> None:
+        """Undo a cancelled ``acquire``, even if a session was already on its way to it."""
+        if waiter.cancelled():
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        elif waiter.exception() is None:
+            self.release(waiter.result())
+
+    # -- opening -------------------------------------------------------------------
+
+    @property
+    def _open_count(self) -> int:
+        return len(self._idle) + len(self._busy)
+
+    def _openable(self, now: float) -> int:
+        """How many openings may begin now."""
+        if self._closed or now < self._backoff.retry_at:
+            return 0
+        opening = len(self._openers)
+        taken = self._open_count + len(self._leaving) + len(self._quitting) + opening
+        room = min(self._ceiling.at(now), self._wanted) - taken
+        return max(0, min(len(self._waiters) - opening, self._width.at_once - opening, room))
+
+    def _wake_if_openable(self) -> None:
+        """Wake ``run`` if it has an opening to begin, or to wait for."""
+        now = self._clock.monotonic()
+        if now < self._backoff.retry_at:
+            self._look_again_at(self._backoff.retry_at)
+        elif self._openable(now):
+            self._changed.set()
+
+    def _start_openings(self, tasks: asyncio.TaskGroup, now: float) -> None:
+        if not self._open_count and not self._openers:
+            self._width.on_narrowed()
+        for _ in range(self._openable(now)):
+            self._openers.add(tasks.create_task(self._open(now)))
+
+    async def _open(self, begun_at: float) -> None:
+        """Open one session and hand it out, or tell one waiter why not."""
+        failure: UpstreamError | None = None
+        session: SmtpSession | None = None
+        try:
+            session = await SmtpSession.open(self._access, self._clock)
+        except UpstreamError as error:
+            failure = error
+        except Exception:
+            log.exception("opening a session failed", extra={"upstream": self._upstream.name})
+            failure = Unreachable("a mistake of the relay's own; its log has the traceback")
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._openers.discard(task)
+            self._changed.set()
+        if session is not None:
+            self._on_opened(session)
+        elif failure is not None:
+            self._on_failed(failure, begun_at)
+
+    def _on_opened(self, session: SmtpSession) -> None:
+        log.debug("session opened", extra={"upstream": self._upstream.name})
+        session.watch(self._changed.set)
+        self._backoff.on_opened()
+        self._width.on_opened()
+        self._place(session)
+
+    def _on_failed(self, error: UpstreamError, begun_at: float) -> None:
+        now = self._clock.monotonic()
+        self._width.on_narrowed()
+        self._backoff.on_failed(now, begun_at)
+        retry_s = round(self._backoff.retry_at - now, 3)
+        facts = {"upstream": self._upstream.name, "error": str(error), "retry_s": retry_s}
+        log.warning("session not opened", extra=facts)
+        if _says_too_many(error):
+            self._ceiling.on_refused(now, begun_at, self._open_count)
+            if self._open_count:
+                return
+        if (waiter := self._next_waiter()) is not None:
+            waiter.set_exception(error)
+
+    # -- retiring and waiting --------------------------------------------------------
+
+    def _retire_idle(self) -> None:
+        """Part with idle sessions that died or idled long enough."""
+        gone = [session for session in self._idle if session.worn or not session.alive]
+        for session in gone:
+            self._idle.remove(session)
+            self._part_with(session)
+
+    def _start_goodbyes(self, tasks: asyncio.TaskGroup) -> None:
+        while self._leaving:
+            session = self._leaving.pop()
+            self._quitting.add(session)
+            tasks.create_task(self._say_goodbye(session))
+
+    async def _say_goodbye(self, session: SmtpSession) -> None:
+        try:
+            await session.quit(GOODBYE_S)
+        finally:
+            self._quitting.discard(session)
+            self._changed.set()
+
+    def _look_again_at(self, at: float) -> None:
+        """Have ``run`` look again at ``at``, or sooner."""
+        if at < self._alarm_at:
+            self._changed.set()
+
+    async def _wait_for_change(self, tasks: asyncio.TaskGroup, now: float) -> None:
+        """Return at a change, or when time alone has made one."""
+        self._alarm_at = at = self._next_due(now)
+        alarm = tasks.create_task(self._ring(at - now)) if at < inf else None
+        try:
+            await self._changed.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+
+    def _next_due(self, now: float) -> float:
+        """When an idle session is due, or one may be opened again; ``inf`` for never."""
+        due = min((session.idle_until for session in self._idle), default=inf)
+        if not self._waiters:
+            return due
+        if now < self._backoff.retry_at:
+            return min(due, self._backoff.retry_at)
+        return min(due, self._ceiling.climbs_at(now))
+
+    async def _ring(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._changed.set()
+
+
+def _says_too_many(error: UpstreamError) -> bool:
+    """Whether the peer turned a connection away before any login: ``421 Too many concurrent …``.
+
+    *Inferred*: SES says it at the greeting; after EHLO it could mean nothing else. The text
+    is not looked at, for no other 421 is known at these stages.
+    """
+    if not isinstance(error, Refused):
+        return False
+    return error.reply.code == 421 and error.reply.stage in (Stage.CONNECT, Stage.EHLO)

@@ -1,0 +1,526 @@
+"""The pool against a scripted server: when it opens, hands out, retires and closes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay import config
+from relay.errors import SessionLost, Unreachable
+from relay.reply import Stage
+from relay.upstream import Pool, PoolState, Refused
+from tests.fakes.clock import ManualClock
+from tests.fakes.script_server import After, Close, ScriptServer, Stall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from relay.upstream import Session
+
+SENDER, ANN = "news@lists.example.com", "ann@example.org"
+CONTENT = b"Subject: hello\r\n\r\nhello\r\n"
+TOO_MANY = "421 Too many concurrent SMTP connections"
+PLAIN = config.Upstream(host="127.0.0.1", tls="none", reply_timeout_s=5, connect_timeout_s=5)
+PATIENCE_S = 10.0
+
+
+@asynccontextmanager
+async def pool_with(
+    server: ScriptServer, clock: ManualClock, upstream: config.Upstream = PLAIN
+) -> AsyncIterator[Pool]:
+    """A pool that runs; closed in the end, and ``run`` returns by itself."""
+    async with asyncio.timeout(PATIENCE_S * 2), asyncio.TaskGroup() as tasks:
+        pool = Pool(replace(upstream, port=server.port), "", clock=clock)
+        async with pool:
+            tasks.create_task(pool.run())
+            yield pool
+
+
+async def send(session: Session) -> None:
+    attempt = await session.send(SENDER, [ANN], CONTENT)
+    assert attempt.final is not None
+
+
+async def acquire_all(pool: Pool, count: int) -> list[Session]:
+    return list(await asyncio.gather(*(pool.acquire() for _ in range(count))))
+
+
+async def turn_until(claim: Callable[[], bool]) -> None:
+    """Let the loop run until ``claim`` holds: for what shows in the pool and not at the server."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not claim():  # noqa: ASYNC110 - the pool has no event that tells it
+            await asyncio.sleep(0.001)
+
+
+async def test_nothing_is_opened_until_somebody_waits() -> None:
+    """A relay without mail has no connection, however many sessions it could want."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(10)
+        await clock.advance(60)
+
+        assert server.connections == 0
+        assert pool.snapshot() == PoolState(open=0, idle=0, busy=0, opening=0, ceiling=200)
+
+
+async def test_released_session_is_used_again() -> None:
+    """One connection for mail after mail, no RSET or NOOP between."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        for _ in range(5):
+            session = await pool.acquire()
+            assert pool.snapshot().busy == 1
+            await send(session)
+            pool.release(session)
+            assert pool.snapshot() == PoolState(1, 1, 0, 0, 200)
+
+        assert server.connections == 1
+        assert server.count("MAIL") == 5
+
+
+async def test_session_used_last_is_handed_out_first() -> None:
+    """LIFO: those that the rate does not need idle out."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        pool.want(3)
+        first, second, third = await acquire_all(pool, 3)
+        for session in (second, third, first):
+            pool.release(session)
+
+        assert await pool.acquire() is first
+        assert await pool.acquire() is third
+        assert await pool.acquire() is second
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sessions_max", "opened"), [(0, 200, 1), (1, 200, 1), (4, 200, 4), (9, 3, 3)]
+)
+async def test_no_more_are_open_than_wanted_or_allowed(
+    wanted: int, sessions_max: int, opened: int
+) -> None:
+    """Ten wait; min(``want``, ``sessions_max``) open, or one; all are served in turn."""
+    upstream = replace(PLAIN, sessions_max=sessions_max)
+    async with ScriptServer() as server, pool_with(server, ManualClock(), upstream) as pool:
+        pool.want(wanted)
+
+        async def work() -> None:
+            session = await pool.acquire()
+            await send(session)
+            pool.release(session)
+
+        await asyncio.gather(*(work() for _ in range(10)))
+
+        assert server.open_max <= opened
+        assert len(server.messages) == 10
+
+
+async def test_openings_start_with_one_and_double() -> None:
+    """With the greetings held back: 1 at first, then 2, 4, 8 and never more than 10 at once."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        gates = [asyncio.Event() for _ in range(50)]
+        server.script("GREETING", *(After(gate, "220 hello") for gate in gates))
+        pool.want(50)
+        waiting = [asyncio.create_task(pool.acquire()) for _ in range(50)]
+        widths, released = [], 0
+
+        while released < 35:
+            await server.until(lambda: server.open_now > released)  # noqa: B023
+            await turn_until(lambda: server.open_now - released == pool.snapshot().opening)  # noqa: B023
+            widths.append(pool.snapshot().opening)
+            for gate in gates[released : released + widths[-1]]:
+                gate.set()
+            released += widths[-1]
+            await turn_until(lambda: pool.snapshot().open == released)  # noqa: B023
+
+        assert widths == [1, 2, 4, 8, 10, 10]
+        for gate in gates:
+            gate.set()
+        await asyncio.gather(*waiting)
+
+
+async def test_idle_session_is_closed_politely_before_ses_would() -> None:
+    """QUIT at ``idle_close_s``, not before."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        session = await pool.acquire()
+        await send(session)
+        pool.release(session)
+
+        await clock.advance(5.9)
+        assert pool.snapshot().idle == 1
+        assert server.count("QUIT") == 0
+
+        await clock.advance(0.1)
+        assert pool.snapshot().open == 0
+        await server.until(lambda: server.count("QUIT") == 1 and server.open_now == 0)
+
+
+async def test_surplus_idles_out_while_the_rest_works() -> None:
+    """Of three sessions one is used every second: after six, the other two are gone."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(3)
+        for session in await acquire_all(pool, 3):
+            pool.release(session)
+
+        for _ in range(7):
+            session = await pool.acquire()
+            await send(session)
+            pool.release(session)
+            await clock.advance(1)
+
+        assert pool.snapshot().idle == 1
+        await server.until(lambda: server.open_now == 1)
+
+
+@pytest.mark.parametrize("hangup", ["close", "speak"])
+async def test_session_that_died_while_idle_is_not_handed_out(hangup: str) -> None:
+    """Cut by the peer, or only spoken to by it: the next caller gets a new one."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        session = await pool.acquire()
+        await send(session)
+        pool.release(session)
+
+        writer = server.writers[0]
+        if hangup == "speak":
+            writer.write(b"451 4.4.2 Timeout waiting for data from client.\r\n")
+        else:
+            writer.close()
+        await turn_until(lambda: pool.snapshot().open == 0)
+        fresh = await pool.acquire()
+
+        assert fresh is not session
+        await send(fresh)
+        assert server.connections == 2
+
+
+async def test_worn_session_is_replaced() -> None:
+    """At ``session_messages_max`` it says QUIT and the next mail goes over a new connection."""
+    upstream = replace(PLAIN, session_messages_max=2, sessions_max=1)
+    async with ScriptServer() as server, pool_with(server, ManualClock(), upstream) as pool:
+        for _ in range(5):
+            session = await pool.acquire()
+            await send(session)
+            pool.release(session)
+
+        assert server.connections == 3
+        assert server.open_max == 1
+        await server.until(lambda: server.count("QUIT") == 2)
+
+
+async def test_old_session_is_replaced() -> None:
+    """At ``session_age_max_s``, though it was never idle for long."""
+    clock, upstream = ManualClock(), replace(PLAIN, session_age_max_s=20)
+    async with ScriptServer() as server, pool_with(server, clock, upstream) as pool:
+        for _ in range(10):
+            session = await pool.acquire()
+            await send(session)
+            pool.release(session)
+            await clock.advance(4)
+
+        assert server.connections == 2
+
+
+async def test_ended_session_is_dropped_and_the_waiter_gets_another() -> None:
+    """A 421 on the only session allowed: whoever waits is served by a new one."""
+    upstream = replace(PLAIN, sessions_max=1)
+    async with ScriptServer() as server, pool_with(server, ManualClock(), upstream) as pool:
+        server.script("MAIL", "421 Too many messages in one session")
+        session = await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        attempt = await session.send(SENDER, [ANN], CONTENT)
+
+        pool.release(session)
+
+        assert attempt.ended
+        assert await waiting is not session
+        assert server.connections == 2
+        assert server.count("QUIT") == 0
+
+
+async def test_released_session_goes_to_the_one_who_waited_longest() -> None:
+    """First come, first served."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        session = await pool.acquire()
+        order: list[int] = []
+
+        async def wait(n: int) -> None:
+            mine = await pool.acquire()
+            order.append(n)
+            pool.release(mine)
+
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(3):
+                tasks.create_task(wait(n))
+                await asyncio.sleep(0)
+            pool.release(session)
+
+        assert order == [0, 1, 2]
+        assert server.connections == 1
+
+
+async def test_cancelled_acquire_loses_no_session() -> None:
+    """Whether it still waits or a session is already on its way to it."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        session = await pool.acquire()
+        early, late = (asyncio.create_task(pool.acquire()) for _ in range(2))
+        await asyncio.sleep(0)
+        early.cancel()
+        await asyncio.sleep(0)
+
+        pool.release(session)  # handed to `late`, which has not run yet
+        late.cancel()
+        await asyncio.gather(early, late, return_exceptions=True)
+
+        assert pool.snapshot() == PoolState(1, 1, 0, 0, 200)
+        assert await pool.acquire() is session
+        assert server.connections == 1
+
+
+async def test_failure_goes_to_one_waiter_and_the_rest_wait_for_the_backoff() -> None:
+    """Four wait at a dead upstream: told one by one at 0, 1 and 3 s, the fourth served at 7."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        server.script("GREETING", *[Close()] * 3)
+        waiting = [asyncio.create_task(pool.acquire()) for _ in range(4)]
+
+        for n, pause_s in enumerate((1, 2, 4)):
+            with pytest.raises(Unreachable):
+                await waiting[n]
+            assert not waiting[n + 1].done()
+
+            await clock.advance(pause_s - 0.01)
+            assert server.connections == n + 1
+            await clock.advance(0.01)
+
+        await send(await waiting[3])
+        assert server.connections == 4
+
+
+async def test_new_caller_waits_for_the_backoff_too() -> None:
+    """It does not start an attempt of its own."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        server.script("GREETING", Close())
+        with pytest.raises(Unreachable):
+            await pool.acquire()
+
+        waiting = asyncio.create_task(pool.acquire())
+        await clock.advance(0.99)
+        assert server.connections == 1
+
+        await clock.advance(0.01)
+        await send(await waiting)
+
+
+async def test_refused_login_is_told_with_its_reply() -> None:
+    """535 is for the caller to judge (the account is held); its stage is AUTH."""
+    upstream = replace(PLAIN, username="AKIA")
+    async with ScriptServer() as server, pool_with(server, ManualClock(), upstream) as pool:
+        server.script("AUTH", "535 Authentication Credentials Invalid")
+
+        with pytest.raises(Refused) as caught:
+            await pool.acquire()
+
+        assert (caught.value.reply.stage, caught.value.reply.code) == (Stage.AUTH, 535)
+
+
+async def test_too_many_connections_lowers_the_ceiling_and_is_no_failure() -> None:
+    """With ten open the eleventh is turned away: 9 allowed, and the caller waits for a free one."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(20)
+        held = await acquire_all(pool, 10)
+        server.always("GREETING", Close(TOO_MANY))
+
+        waiting = asyncio.create_task(pool.acquire())
+        await turn_until(lambda: pool.snapshot().ceiling < 200)
+
+        assert pool.snapshot().ceiling == 9
+        await clock.advance(5)  # the back-off is long over
+        assert not waiting.done()
+        assert server.connections == 11
+
+        pool.release(held[0])
+        assert await waiting is held[0]
+
+
+async def test_ceiling_climbs_back_by_one_a_minute() -> None:
+    """From 9 to 11 in two minutes; at that moment an eleventh is opened for who waits."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(20)
+        await acquire_all(pool, 10)
+        server.script("GREETING", Close(TOO_MANY))
+        waiting = asyncio.create_task(pool.acquire())
+        await turn_until(lambda: pool.snapshot().ceiling == 9)
+        assert not waiting.done()
+
+        await clock.advance(120)
+
+        assert pool.snapshot().ceiling == 11
+        await waiting
+        assert server.connections == 12
+
+
+async def test_too_many_connections_is_told_when_none_is_open() -> None:
+    """Another client uses up the account's connections: somebody has to know."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        server.script("GREETING", Close(TOO_MANY))
+
+        with pytest.raises(Refused) as caught:
+            await pool.acquire()
+
+        assert str(caught.value.reply) == TOO_MANY
+        assert pool.snapshot().ceiling == 1
+
+
+async def test_failed_opening_is_logged_without_a_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """WARNING, the constant message, facts in ``extra``."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        server.script("GREETING", Close("554 no"))
+        with pytest.raises(Refused):
+            await pool.acquire()
+
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == "session not opened"
+    assert record.__dict__["upstream"] == "ses"
+    assert record.__dict__["error"] == "at connect: 554 no"
+    assert record.__dict__["retry_s"] == 1
+
+
+async def test_close_bids_goodbye_to_idle_sessions_and_cuts_busy_ones() -> None:
+    """A send under way ends as lost where it was; the pool gives nothing out any more."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        pool.want(2)
+        idle, busy = await acquire_all(pool, 2)
+        server.script(".", Stall())
+        sending = asyncio.create_task(busy.send(SENDER, [ANN], CONTENT))
+        await server.until(lambda: len(server.messages) == 1)
+        pool.release(idle)
+
+        await pool.aclose()
+
+        with pytest.raises(SessionLost) as lost:
+            await sending
+        assert lost.value.stage is Stage.DOT
+        pool.release(busy)
+        assert pool.snapshot().open == 0
+        with pytest.raises(Unreachable):
+            await pool.acquire()
+        await server.until(lambda: server.open_now == 0)
+        assert server.count("QUIT") == 1
+
+
+async def test_close_tells_those_who_wait() -> None:
+    """Nobody is left hanging on a pool that has gone."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0)
+
+        await pool.aclose()
+
+        with pytest.raises(Unreachable):
+            await waiting
+
+
+async def test_close_does_not_wait_for_a_peer_that_ignores_quit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Politeness has its limit, one for all sessions together."""
+    monkeypatch.setattr("relay.upstream.pool.GOODBYE_S", 0.2)
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        pool.want(5)
+        server.always("QUIT", Stall())
+        for session in await acquire_all(pool, 5):
+            pool.release(session)
+
+        async with asyncio.timeout(0.9):
+            await pool.aclose()
+
+        await server.until(lambda: server.open_now == 0)
+
+
+async def test_close_ends_openings_under_way() -> None:
+    """A greeting that never comes does not keep the relay from stopping."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        server.script("GREETING", Stall())
+        waiting = asyncio.create_task(pool.acquire())
+        await server.until(lambda: server.connections == 1)
+
+        await pool.aclose()
+
+        with pytest.raises(Unreachable):
+            await waiting
+        await server.until(lambda: server.open_now == 0)
+
+
+async def test_cancelled_run_leaves_no_task_and_no_connection() -> None:
+    """The service cancels ``run`` and closes: openings and goodbyes under way end with it."""
+    async with ScriptServer() as server:
+        before = asyncio.all_tasks()
+        pool = Pool(replace(PLAIN, port=server.port), "", clock=ManualClock())
+        running = asyncio.create_task(pool.run())
+        pool.want(5)
+        session = await pool.acquire()
+        server.script("GREETING", Stall())
+        waiting = asyncio.create_task(pool.acquire())
+        await server.until(lambda: server.connections == 2)
+
+        running.cancel()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        pool.release(session)
+        await pool.aclose()
+
+        await server.until(lambda: server.open_now == 0)
+        ours = {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)}
+        assert not ours
+
+
+async def test_waiters_of_a_full_pool_do_not_wake_the_opener() -> None:
+    """Session-bound work costs no turn of ``run``: it sleeps while nothing can be opened."""
+    upstream = replace(PLAIN, sessions_max=1)
+    async with ScriptServer() as server, pool_with(server, ManualClock(), upstream) as pool:
+        session = await pool.acquire()
+        await turn_until(lambda: not pool._changed.is_set())
+
+        waiting = [asyncio.create_task(pool.acquire()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert not pool._changed.is_set()
+
+        for task in waiting:
+            pool.release(session)
+            assert await task is session
+            assert not pool._changed.is_set()
+
+
+async def test_mistake_of_our_own_is_told_as_unreachable(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in opening is logged with its traceback, backed off, and does not stop the pool."""
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr("relay.upstream.session.open_link", broken)
+            with pytest.raises(Unreachable):
+                await pool.acquire()
+
+        waiting = asyncio.create_task(pool.acquire())
+        await clock.advance(1)
+        await send(await waiting)
+
+    assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)
