@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def serve(path: Path | None, sandbox: bool) -> None:
     """Take mail and hand it on until stopped.
 
-    SIGTERM or Ctrl-C finishes what is under way; a second one stops at once.
+    SIGTERM or Ctrl-C finishes what is under way; a second Ctrl-C stops at once.
     """
     # Imported here: the other commands need neither SMTP nor an event loop.
     from relay import service  # noqa: PLC0415

@@ -66,7 +66,7 @@ class DashboardServer:
             )
         self._config, self._metrics, self._token = config, metrics, token
         self._figures, self._not_ready = figures, not_ready
-        app = web.Application(middlewares=[web.middleware(self._guard)])
+        app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
@@ -90,6 +90,7 @@ class DashboardServer:
         """Finish requests under way and close."""
         await self._runner.cleanup()
 
+    @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         is_open = is_loopback(self._config.host) or request.path == "/healthz"
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")

@@ -63,7 +63,6 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 5}
 
 _BEFORE_TLS = frozenset({b"EHLO", b"HELO", b"NOOP", b"QUIT", b"RSET", b"STARTTLS"})
 
-
 _OF_A_MESSAGE = frozenset({b"MAIL", b"RCPT", b"DATA"})
 
 
@@ -120,9 +119,8 @@ class Connection(SMTP):
         self._mail: Mail | None = None
         self._auth_user = ""
         self._is_encrypted = self._is_trusted = False
-        self._is_full = self._was_refused = self._is_draining = self._is_over = self._in_content = (
-            False
-        )
+        self._is_full = self._is_draining = self._is_over = False
+        self._was_refused = self._in_content = False
         self._in_turn = 0
         self._silent_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -240,7 +238,9 @@ class Connection(SMTP):
             log.info("client silent, closed", extra={"peer": self._peer, "silent_s": silent_s})
             self._wire().abort()
             return
-        self._idle_timer = self.loop.call_later(limit_s - silent_s, self._watch_silence)
+        # The limit may have become the shorter one by then.
+        look_again_s = min(limit_s - silent_s, IDLE_CONTENT_S)
+        self._idle_timer = self.loop.call_later(look_again_s, self._watch_silence)
 
     def _silence_max_s(self) -> float:
         if not self._is_trusted and not self._auth_user:

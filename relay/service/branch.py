@@ -56,7 +56,7 @@ class Branch:
         spool, clock = self._shared.spool, self._shared.clock
         learned = await spool.state(f"shaper:{self.name}")
         if learned:
-            self.shaper.restore(learned)
+            self.shaper.restore(clock.monotonic(), learned)
         since_ms = clock.wall_ms() - WINDOW_MS
         buckets = await spool.sent_by_time(self.name, since_ms, BUCKET_MS)
         self.quota = Quota(self._upstream.quota, buckets)

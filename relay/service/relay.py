@@ -86,16 +86,19 @@ class Relay:
         )
         self._control = ControlServer(socket_path(Path(config.spool.path)), steering.commands)
         self._draining = asyncio.Event()
+        self._draining_since: float | None = None
         self.ready = asyncio.Event()
         """Set once mail is taken."""
 
     @property
-    def is_draining(self) -> bool:
-        """Whether the end has begun."""
-        return self._draining.is_set()
+    def draining_since(self) -> float | None:
+        """When the end began (monotonic), None before that."""
+        return self._draining_since
 
     def drain(self) -> None:
         """Take no more, finish what is under way, and let ``run`` return."""
+        if self._draining_since is None:
+            self._draining_since = self._clock.monotonic()
         self._draining.set()
 
     async def run(self) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+SAME_KEY_S = 0.5
+"""Two interrupts within this are one."""
+
 
 def serve(config: Config, *, with_twin: bool = False) -> None:
     """Run until SIGTERM or SIGINT has been obeyed; with ``with_twin``, into the double of SES.
@@ -69,8 +72,8 @@ async def _serve(config: Config, passwords: Mapping[str, str]) -> None:
         relay = Relay(config, spool, clock, passwords)
         loop = asyncio.get_running_loop()
         running = asyncio.ensure_future(relay.run())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _on_signal, relay, running)
+        loop.add_signal_handler(signal.SIGTERM, relay.drain)
+        loop.add_signal_handler(signal.SIGINT, _on_interrupt, relay, running, clock)
         try:
             await running
         except asyncio.CancelledError:
@@ -82,9 +85,14 @@ async def _serve(config: Config, passwords: Mapping[str, str]) -> None:
         _log.info("relay stopped")
 
 
-def _on_signal(relay: Relay, running: asyncio.Future[None]) -> None:
-    """The first signal drains, the second stops at once."""
-    if relay.is_draining:
+def _on_interrupt(relay: Relay, running: asyncio.Future[None], clock: SystemClock) -> None:
+    """The first Ctrl-C drains, as SIGTERM always does; a later one stops at once.
+
+    One that comes in the same moment is the same key press, told twice by a shell and its
+    child.
+    """
+    since = relay.draining_since
+    if since is not None and clock.monotonic() - since > SAME_KEY_S:
         running.cancel()
     relay.drain()
 

@@ -87,6 +87,11 @@ def parked(
     return found
 
 
+def parked_keys(db: sqlite3.Connection) -> list[str]:
+    """The holds that any envelope waits for."""
+    return [_shown(key) for (key,) in db.execute(READ["parked_keys"])]
+
+
 def _grouped(rows: Iterable[Row]) -> Iterator[tuple[int, int, list[Row]]]:
     """The joined rows of each envelope, with its id and due time."""
     for (envelope_id, due_at), group in groupby(rows, key=lambda row: (row[0], row[1])):

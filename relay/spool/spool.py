@@ -227,6 +227,10 @@ class Spool:
         work = partial(reading.parked, upstream=upstream, hold_key=hold_key, limit=limit)
         return await self._read(work)
 
+    async def parked_keys(self) -> list[str]:
+        """The keys under which mail is parked."""
+        return await self._read(reading.parked_keys)
+
     async def release(self, hold_key: str) -> int:
         """Let all that is parked under the key wait again, at the end of its lane; how many."""
         work = partial(settling.release, hold_key=hold_key, limit=STEP_ENVELOPES)

@@ -241,7 +241,6 @@ async def test_silence_has_a_limit_for_friends_too(monkeypatch: pytest.MonkeyPat
         await (await house.connect()).say("S: <closed>")
     monkeypatch.undo()
     monkeypatch.setattr("relay.listener.connection.IDLE_CONTENT_S", 0.05)
-    monkeypatch.setattr("relay.listener.connection.IDLE_BETWEEN_S", 0.2)
     async with listening() as house:
         await (await house.connect()).say(BEGIN + "S: <closed>")
 

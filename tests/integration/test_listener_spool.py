@@ -9,13 +9,14 @@ import pytest
 from relay import config
 from relay.clock import SystemClock
 from relay.envelope import BULK
-from relay.listener import Listener
 from relay.spool import Spool
 from tests.fakes.dialogue import CAMPAIGN, MESSAGE, Talk, listening_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from relay.listener import Listener
 
 
 async def open_spool(path: Path) -> Spool:

@@ -211,6 +211,26 @@ async def test_worn_session_is_replaced() -> None:
         await server.until(lambda: server.count("QUIT") == 2)
 
 
+async def test_session_counts_until_it_has_left() -> None:
+    """While one is saying QUIT, no other takes its place: SES would count both."""
+    upstream = replace(PLAIN, session_messages_max=1, sessions_max=1)
+    async with ScriptServer() as server, pool_with(server, ManualClock(), upstream) as pool:
+        gate = asyncio.Event()
+        server.script("QUIT", After(gate, "221 Bye"))
+        session = await pool.acquire()
+        await send(session)
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0)
+
+        pool.release(session)
+        await server.until(lambda: server.count("QUIT") == 1)
+        assert pool.snapshot().opening == 0
+        gate.set()
+
+        await waiting
+        assert server.open_max == 1
+
+
 async def test_old_session_is_replaced() -> None:
     """At ``session_age_max_s``, though it was never idle for long."""
     clock, upstream = ManualClock(), replace(PLAIN, session_age_max_s=20)
@@ -449,7 +469,8 @@ async def test_close_does_not_wait_for_a_peer_that_ignores_quit(
 
 async def test_close_ends_openings_under_way() -> None:
     """A greeting that never comes does not keep the relay from stopping."""
-    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+    upstream = replace(PLAIN, connect_timeout_s=600)
+    async with ScriptServer() as server, pool_with(server, ManualClock(), upstream) as pool:
         server.script("GREETING", Stall())
         waiting = asyncio.create_task(pool.acquire())
         await server.until(lambda: server.connections == 1)

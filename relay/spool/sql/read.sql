@@ -43,6 +43,10 @@ FROM (
 LEFT JOIN recipient AS r ON r.envelope_id = e.id AND r.state = 0
 ORDER BY e.id, r.n;
 
+-- name: parked_keys
+-- The holds that any envelope waits for.
+SELECT DISTINCT hold_key FROM envelope WHERE state = 1;
+
 -- name: streams
 -- The streams of an upstream with the moment at which the first of their mail is due.
 SELECT s.lane, s.campaign, (
