@@ -93,7 +93,6 @@ class Quota:
         self._roll(now_ms)
         self._count(now_ms, recipients)
         self._spent_at = self._sigv2_since = None
-        self._probing = False
 
     def throttled(self, limit: Limit, now_ms: int) -> None:
         """Take note of a throttle; the rate's own are nothing to the quota."""

@@ -12,9 +12,8 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from relay.breaker import Decision, Hold, Source
+from relay.breaker import Decision, Hold, Source, in_doubt_key
 from relay.dispatcher.conclusion import (
-    IN_DOUBT_KEY,
     Conclusion,
     Part,
     Rules,
@@ -181,7 +180,7 @@ class Attempts:
 
     async def _see_to_parked(self, key: str) -> None:
         """A hold may have been lifted while the mail under it was being parked."""
-        if key.startswith(IN_DOUBT_KEY) and not self._rooms.holds.held(key):
+        if key == in_doubt_key(self._name) and not self._rooms.holds.held(key):
             reason = "in doubt: sent, but the upstream's answer was lost"
             hold = Hold(key, Source.BREAKER, reason, self._rooms.clock.wall_ms())
             self._rooms.holds.add(hold)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from relay.breaker import in_doubt_key
 from relay.deferral import due_at, in_doubt_at
 from relay.envelope import Outcome, Recipient
 from relay.errors import SessionLost
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from relay.envelope import Envelope
     from relay.upstream import Attempt
     from relay.verdict import Verdict
-
-IN_DOUBT_KEY = "in-doubt"
-"""With ``upstream.in_doubt = "hold"``, mail in doubt is parked under this key and a colon and
-the upstream's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def conclude(
                 due = _due(fated.next, tried.attempts, rules.retry, now_ms, jitter)
                 changes.append(_rescheduled(tried, ruling, due))
         if fated.next is Next.PARK:
-            key = ruling.key or f"{IN_DOUBT_KEY}:{envelope.upstream}"
+            key = ruling.key or in_doubt_key(envelope.upstream)
             parked = Parked(hold_key=key, reply=ruling.part.text)
     if not changes:
         return Conclusion(None, tuple(head))

@@ -50,11 +50,13 @@ class Sessions:
         acquiring = asyncio.ensure_future(self._rooms.upstream.acquire())
         try:
             await first_of(acquiring, self._stop.wait())
-            if not acquiring.done() or acquiring.cancelled():
-                return None
-            session = acquiring.result()
-        finally:
-            acquiring.cancel()
+        except asyncio.CancelledError:
+            if acquiring.done() and not acquiring.cancelled() and not acquiring.exception():
+                self._rooms.upstream.release(acquiring.result())
+            raise
+        if not acquiring.done():
+            return None  # Cancelled by ``first_of``; the pool keeps the session.
+        session = acquiring.result()
         if self.unreachable:
             _log.warning("upstream reachable again", extra={"upstream": self._name})
             self.unreachable = ""

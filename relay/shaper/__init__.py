@@ -64,9 +64,10 @@ class Shaper:
         self._tried = 0.0
 
     def reserve(self, now: float, recipients: int) -> float:
-        """Book the next moment for ``recipients`` and return it: never before ``now`` or an
-        earlier booking's moment. Called later than the booking before allows, it shows that
-        there was no backlog."""
+        """Book the next moment for ``recipients``: not before ``now`` or an earlier booking's.
+
+        Called later than the booking before allows, it shows that there was no backlog.
+        """
         self._judge(now)
         return self._pacer.book(now, max(1, recipients))
 

@@ -1,6 +1,6 @@
 """What the replies, in send order, do to the rate: search, settle, hold, probe.
 
-``PHASES`` of one round, each ended by refusals that are no noise:
+The phases of one round, each ended by refusals that are no noise:
 
 - *searching*: no limit known (or it went up a lot): the rate grows exponentially in time,
   counted in accepted recipients, so that nothing grows while nothing is sent;
@@ -66,6 +66,9 @@ VOID_S = 0.25
 
 BUSY_IDLE_MAX = 0.05
 """Idle share of recent sending above which there is no backlog, hence no growth."""
+
+NOISE_WEIGHT = 300.0
+"""Evidence wanted before refusals in cruise count as chance: a young estimate is too high."""
 
 SHARE_WEIGHT = 150.0
 """Evidence wanted before ``use_max`` holds the rate down: a share of a guess helps nobody."""
@@ -152,9 +155,16 @@ class Controller:
         return self._limit < LOW_PER_S
 
     @property
+    def _is_cruising(self) -> bool:
+        """Whether a refusal now is probably chance: below a limit that is well known."""
+        return self.phase is Phase.HOLDING and self.estimate.weight >= NOISE_WEIGHT
+
+    @property
     def _cushion(self) -> float:
-        """Tokens left in the bucket after a refusal: for one message and for the arrivals'
-        disorder, whose size is the root of how many arrive within the latency's spread."""
+        """Tokens that a pause leaves in the bucket: one message's, and the arrivals' disorder.
+
+        That is about the root of how many arrive within the latency's spread.
+        """
         return self._unit + sqrt(2 * self._unit * self.pacer.rate_per_s * self.spread_s)
 
     # ---- what one outcome says
@@ -198,7 +208,7 @@ class Controller:
         self.suspicion.passed += outcome.recipients
         if outcome.sent_at < self._epoch_at:
             return
-        self.suspicion.accept(cruising=self.phase is Phase.HOLDING)
+        self.suspicion.accept(cruising=self._is_cruising)
         if self.idle_share <= BUSY_IDLE_MAX:
             self._advance(now, outcome)
 
@@ -223,10 +233,12 @@ class Controller:
         for cycle in (self.cycle, self._search):
             if cycle is not None:
                 cycle.mark(outcome.sent_at)
-        self._refused += outcome.recipients
-        if outcome.sent_at < self._epoch_at:
+        is_stale = outcome.sent_at < self._epoch_at
+        if is_stale or self.phase is Phase.PROBING:
+            self._refused += outcome.recipients
+        if is_stale:
             return
-        self.suspicion.refuse(outcome.sent_at, cruising=self.phase is Phase.HOLDING)
+        self.suspicion.refuse(outcome.sent_at, cruising=self._is_cruising)
         self._probe_refused += 1
         expected = self.phase is Phase.PROBING and self.suspicion.is_quiet
         if expected or self.suspicion.confirmed:
@@ -238,12 +250,10 @@ class Controller:
         if self.phase is Phase.SEARCHING:
             self._cut(now, sent_at)
         elif self.phase is Phase.SETTLING:
-            self._settle(now, sent_at)
+            self._settle(now)
         elif self._is_low:
             self._step_down(now, sent_at)
-        elif (
-            self.suspicion.refused >= HARD_REFUSED and self.suspicion.refused_share >= HARD_SHARE
-        ):
+        elif self.suspicion.refused >= HARD_REFUSED and self.suspicion.refused_share >= HARD_SHARE:
             self._cut(now, sent_at)
         else:
             self._correct(now, sent_at)
@@ -262,14 +272,13 @@ class Controller:
         self._tail = True
         self.suspicion.clear()
 
-    def _settle(self, now: float, sent_at: float) -> None:
+    def _settle(self, now: float) -> None:
         """Take the first reading, or fall again if too little passed for one."""
         # The climb from half the limit may have filled a small bucket: a weak reading.
         if self._learn(READ_MIN):
             self.suspicion.clear()
+            self._refused = 0
             self._hold(now)
-        elif self.cycle is None:  # pragma: no cover - settling always has a cycle
-            self._cut(now, sent_at)
         else:
             self._fall(now)
 
@@ -277,6 +286,7 @@ class Controller:
         """Read what the messages under way at the cut tell: empty at both ends, never full."""
         self._tail = False
         if self._learn():
+            self._refused = 0
             self._hold(now)
 
     def _correct(self, now: float, sent_at: float) -> None:
@@ -335,8 +345,6 @@ class Controller:
 
     def _hold(self, now: float) -> None:
         """Cruise below the estimate, after a pause that leaves a cushion in the bucket."""
-        if self.phase is Phase.PROBING:
-            self._cost += (max(1.0, self._refused) - self._cost) / 4
         self._probe_in = min(
             self._cost / BUDGET, self._unit * max(PROBE_MESSAGES, 2 * self.estimate.weight)
         )
@@ -352,6 +360,7 @@ class Controller:
 
     def _probe(self, now: float) -> None:
         """Go above the estimate by as much as empties the bucket in the planned time."""
+        self._cost += (max(1.0, self._refused) - self._cost) / 4
         self._refused = 0
         if self._is_low:
             self._go_above(now, PROBE_EXCESS_LOW, self._cushion)
@@ -359,7 +368,7 @@ class Controller:
             self._go_above(now, PROBE_EXCESS_MAX, FULL_S * self._limit)
         else:
             unsure = self.estimate.error_share + 1 - CRUISE
-            saved = self._cushion + unsure * self.cycle.accepted
+            saved = 2 * self._cushion + unsure * self.cycle.accepted
             length = max(PROBE_MESSAGES * self._unit, PROBE_S * self._limit)
             visible = max(PROBE_EXCESS_MIN, 8 * self.suspicion.noise_share)
             self._go_above(now, min(PROBE_EXCESS_MAX, max(visible, saved / length)), saved)
@@ -373,7 +382,7 @@ class Controller:
         self._set_rate(now, self._limit * (1 + excess))
 
     def _end_probe(self, now: float, sent_at: float) -> None:
-        """The bucket should be empty: were there refusals beyond noise, or did the limit rise?"""
+        """Decide between an empty bucket, if there were refusals beyond noise, and a raise."""
         noise = self.suspicion.noise_share * self._probe_length / self._unit
         if self._probe_refused > 2 * noise:
             self._respond(now, sent_at)

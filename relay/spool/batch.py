@@ -155,6 +155,9 @@ class Scribe:
         except Exception as error:
             if self._release_ballast(error):
                 self._settle_all_the_same(db, batch, report)
+            elif is_stuck(error) and not is_full(error, self._path):
+                # Each further try may wait for a lock or a dying disk.
+                report.results += [(call, self._failure(error)) for call in batch.calls]
             else:
                 self._one_by_one(db, batch, report)
 

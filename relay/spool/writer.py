@@ -153,17 +153,21 @@ class Writer:
                 self._earliest = _earliest(batch)
                 self._written = asyncio.get_running_loop().create_future()
                 try:
-                    report = await self._connection.run(partial(self._scribe.write, batch=batch))
-                    self._apply(batch, report)
-                except BaseException as error:
-                    _fail(error, batch.calls, batch.appends)
-                    raise
+                    await self._write(batch)
                 finally:
                     self._written.set_result(None)
-        except Exception:
-            log.exception("spool writer failed")
         finally:
             self._task = None
+
+    async def _write(self, batch: Batch) -> None:
+        try:
+            report = await self._connection.run(partial(self._scribe.write, batch=batch))
+            self._apply(batch, report)
+        except BaseException as error:
+            _fail(error, batch.calls, batch.appends)
+            if not isinstance(error, Exception):
+                raise
+            log.exception("spool batch failed")
 
     def _next_batch(self) -> Batch | None:
         calls = list(self._calls)[:BATCH_CALLS_MAX]

@@ -30,6 +30,7 @@ class Account:
         self, config: TwinConfig, ledger: Ledger, clock: Clock, chance: random.Random
     ) -> None:
         self._config, self._ledger, self._clock, self._chance = config, ledger, clock, chance
+        self.once_only_headers = config.once_only_headers
         self.bucket = Bucket(config.rate_per_s, config.burst, clock.monotonic())
         self.quota = Quota(config.quota, config.quota_step_s)
 
@@ -72,7 +73,7 @@ class Account:
         limit = self._config.recipients_max
         if len(transaction.recipients) > limit:
             return texts.TOO_MANY_RECIPIENTS.format(limit=limit)
-        if self._config.once_only_headers and (name := head.duplicate()):
+        if self.once_only_headers and (name := head.duplicate()):
             return texts.DUPLICATE_HEADER.format(name=name)
         envelope = (transaction.sender or "", *transaction.recipients)
         return next(filter(None, map(addresses.objection, envelope)), None)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BACKLOG = 1_024
 """Connects that wait in the kernel; SES's load balancer refuses none that we know of."""
 
+ACCEPT_TURNS = 3
+"""Loop turns after which a link that was accepted has reached its session (asyncio's own)."""
+
 STOP_S = 5.0
 """How long ``stop`` waits for links that it has cut; they end in a loop turn or two."""
 
@@ -69,6 +72,10 @@ class Twin:
         """Another limit from now on; ``burst`` as in ``TwinConfig``."""
         self._shared.account.change_rate(rate_per_s, burst)
 
+    def check_headers(self, *, once_only: bool) -> None:
+        """From now on refuse messages with a header twice that may stand once, or take them."""
+        self._shared.account.once_only_headers = once_only
+
     async def start(self) -> int:
         """Listen; returns the port, which stays the same if the twin is stopped and started.
 
@@ -93,6 +100,8 @@ class Twin:
             return
         server, self._server = self._server, None
         server.close()
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         for handshake in set(self._shared.handshakes):
             handshake.cancel()
         for session in set(self._shared.sessions):

@@ -13,11 +13,12 @@ import heapq
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relay.shaper import Shaper
 
 
@@ -111,9 +112,7 @@ class Course:
 
     def reached(self, share: float, limit: float, after: float, window: int = 3) -> float:
         """Seconds from ``after`` until ``window`` whole seconds together reach the share."""
-        for second in range(int(after), 100_000):
-            if second > max(self.accepted, default=0):
-                break
+        for second in range(int(after), max(self.accepted, default=0) + 1):
             if self.use(second, second + window, limit) >= share:
                 return second + window - after
         return float("inf")

@@ -206,7 +206,9 @@ def _follow(plan: Plan, count: int, refused: dict[int, Reply]) -> Reply | None:
             return reply
     if len(refused) == count:
         return None
-    return plan.dot or Reply(Stage.DOT, 250, "Ok 01000170d10e6a6c-71c65177-ce88-4135-9258-48c0e8bf916d-000000")
+    return plan.dot or Reply(
+        Stage.DOT, 250, "Ok 01000170d10e6a6c-71c65177-ce88-4135-9258-48c0e8bf916d-000000"
+    )
 
 
 def _steps(

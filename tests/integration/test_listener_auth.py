@@ -255,9 +255,10 @@ async def test_logged_in_stranger_has_no_idle_limit(
     """Whoever has logged in is no stranger."""
     async with listening(users=known, allow_networks=STRANGERS) as house:
         monkeypatch.setattr("relay.listener.connection.IDLE_STRANGER_S", 0.3)
-        friend, stranger = await house.connect(), await house.connect()
+        friend = await house.connect()
         await friend.say(f"C: AUTH PLAIN {PLAIN}\nS: 235 *")
-        await stranger.say("S: <closed>")
+        # Whoever comes later is silent for less time when the limit strikes.
+        await (await house.connect()).say("S: <closed>")
         await friend.in_sync()
 
 

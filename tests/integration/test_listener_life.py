@@ -141,8 +141,11 @@ async def test_spool_that_is_full_after_all_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("stage", ["mail", "dot"])
-async def test_client_that_leaves_in_a_stall_leaves_nothing(stage: str) -> None:
+async def test_client_that_leaves_in_a_stall_leaves_nothing(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hours may pass in a stall, and somebody starts the campaign again: no second copy."""
+    monkeypatch.setattr("relay.listener.connection.GONE_GRACE_S", 2 * PATIENCE_S)
     async with listening() as house:
         talk = await house.connect()
         if stage == "mail":
@@ -317,6 +320,9 @@ async def test_client_that_leaves_while_it_waits_for_memory_gives_its_turn_away(
         for talk in (second, third):
             await talk.say(MAIL + RCPT + "C: DATA")
         await second.close()
+        async with asyncio.timeout(PATIENCE_S):
+            while house.listener.connections > 2:  # noqa: ASYNC110 - it has no event for this
+                await asyncio.sleep(0.001)
         await first.say(HELLO + "S: 250 *")
         await third.say("S: 354 *\n" + HELLO + "S: 250 *")
 
@@ -372,7 +378,7 @@ async def test_drain_cuts_a_stall_at_mail() -> None:
         await talk.say(MAIL)
         await house.spool.seen_waiting(1)
 
-        await house.listener.drain()
+        await until(house.listener.drain(grace_s=2 * PATIENCE_S))
         await talk.say("S: <closed>")
 
 

@@ -135,10 +135,10 @@ async def test_one_bad_append_fails_alone(tmp_path: Path) -> None:
         bad = new_envelope(spool, campaign="\udc80")
 
         async with busy_writer(spool):
-            good = [asyncio.ensure_future(keep(spool)) for _ in range(2)]
+            good = [asyncio.ensure_future(keep(spool, campaign="new")) for _ in range(2)]
             again = asyncio.ensure_future(spool.append([taken], b"x"))
             unfit = asyncio.ensure_future(spool.append([bad], b"x"))
-            good.append(asyncio.ensure_future(keep(spool)))
+            good.append(asyncio.ensure_future(keep(spool, campaign="new")))
             await turns()
 
         await asyncio.wait_for(asyncio.gather(*good), PATIENCE_S)
@@ -146,9 +146,9 @@ async def test_one_bad_append_fails_alone(tmp_path: Path) -> None:
             await again
         with pytest.raises(SpoolError, match="surrogates"):
             await unfit
-        assert spool.depth() == {WAITING: 4}
-        assert len(await read(spool, 1 << 60)) == 4
-    assert query(tmp_path, "SELECT count(*) FROM stream") == [(1,)]
+        assert spool.depth() == {WAITING: 1, WAITING._replace(campaign="new"): 3}
+        assert len(await read(spool, 1 << 60, campaign="new")) == 3
+    assert query(tmp_path, "SELECT count(*) FROM stream") == [(2,)]
 
 
 async def test_one_bad_settlement_fails_alone(tmp_path: Path) -> None:
@@ -185,6 +185,22 @@ async def test_job_with_a_bug_fails_alone(tmp_path: Path) -> None:
         await right
         with pytest.raises(SpoolError, match="UNIQUE"):
             await wrong
+        assert spool.depth() == {WAITING: 1}
+
+
+async def test_failing_writer_lets_nobody_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should the writing itself have a bug, each caller hears of it and the next may try."""
+    async with open_spool(tmp_path) as spool:
+        scribe = spool._writer._scribe
+        with monkeypatch.context() as patched:
+            patched.setattr(scribe, "write", None)
+            with pytest.raises(SpoolError, match="TypeError"):
+                await keep(spool)
+
+        await keep(spool)
+
         assert spool.depth() == {WAITING: 1}
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from relay.twin import NO_LATENCY, Twin, TwinConfig, certificate_files
-from tests.fakes.rawsmtp import MESSAGE, OPEN, dialled, playing
+from tests.fakes.rawsmtp import MESSAGE, OPEN, RawSmtp, dialled, playing
 
 STARTTLS = TwinConfig(latency=NO_LATENCY, idle_s=0, seed=1)
 IMPLICIT = replace(STARTTLS, tls="implicit")
@@ -166,6 +166,21 @@ async def test_stop_cuts_sessions_in_any_state_and_start_takes_the_same_port() -
     async with dialled(port) as again:
         assert await again.ask("QUIT") == "221 Bye"
     await twin.stop()
+
+
+async def test_stop_cuts_a_link_that_was_accepted_a_moment_ago() -> None:
+    """Before it could say a word; nothing is left open."""
+    twin = Twin(OPEN)
+    port = await twin.start()
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await twin.stop()
+
+    client = RawSmtp(reader, writer)
+    assert (await client.line())[:4] in ("220 ", "")  # it may or may not have been said
+    assert await client.is_closed()
+    assert twin.ledger.sessions_open == 0
+    await client.close()
 
 
 async def test_own_certificate_is_used_when_configured() -> None:

@@ -82,12 +82,14 @@ async def test_implicit_tls_is_encrypted_from_the_first_byte(trusting: config.Up
         assert server.count("STARTTLS") == 0
 
 
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
 async def test_host_name_is_what_the_certificate_is_checked_against(
-    trusting: config.Upstream,
+    trusting: config.Upstream, tls: Literal["starttls", "implicit"]
 ) -> None:
     """The name of the config, though its addresses are what is connected to."""
-    upstream = replace(trusting, host="localhost")
-    async with ScriptServer(tls=certificates().server("localhost")) as server:
+    upstream = replace(trusting, host="localhost", tls=tls)
+    context = certificates().server("localhost")
+    async with ScriptServer(tls=context, implicit=tls == "implicit") as server:
         await served(server, upstream)
 
 
@@ -312,7 +314,10 @@ async def test_opening_that_is_lost_on_the_way_is_unreachable(
     trusting: config.Upstream, prefix: str, answer: Action
 ) -> None:
     """Cut, silent, not SMTP or out of step: trusted, and no connection is left behind."""
-    upstream = replace(trusting, username="AKIA", reply_timeout_s=0.3, connect_timeout_s=0.3)
+    timeout_s = 0.7 if answer == Stall() else 5
+    upstream = replace(
+        trusting, username="AKIA", reply_timeout_s=timeout_s, connect_timeout_s=timeout_s
+    )
     async with ScriptServer(tls=certificates().server("127.0.0.1")) as server:
         server.script(prefix, answer)
 

@@ -143,7 +143,7 @@ async def test_refusal_is_final_at_its_stage_and_is_followed_by_rset(
 @pytest.mark.parametrize("answer", ["500 what", Close(), Cut(), Raw(b"\xff\xff\r\n"), Stall()])
 async def test_session_that_cannot_be_reset_ends_and_the_reply_stands(answer: Action) -> None:
     """RSET refused, cut, garbled or unanswered: the 454 was said all the same."""
-    upstream = replace(PLAIN, reply_timeout_s=0.3)
+    upstream = replace(PLAIN, reply_timeout_s=0.7 if answer == Stall() else 5)
     async with ScriptServer() as server, session_with(server, upstream) as session:
         server.script(".", THROTTLED)
         server.script("RSET", answer)
@@ -204,7 +204,8 @@ LOSSES: list[Action] = [
 @pytest.mark.parametrize(("prefix", "stage"), STAGES)
 async def test_lost_session_names_the_stage(prefix: str, stage: Stage, loss: Action) -> None:
     """No reply, half a reply, garbage or a reply out of step: lost, at that very stage."""
-    upstream = replace(PLAIN, reply_timeout_s=0.3, dot_timeout_s=0.3)
+    timeout_s = 0.7 if loss in (Stall(), Raw(b"250")) else 5
+    upstream = replace(PLAIN, reply_timeout_s=timeout_s, dot_timeout_s=timeout_s)
     async with ScriptServer() as server, session_with(server, upstream) as session:
         server.script(prefix, loss)
 
@@ -442,7 +443,7 @@ async def test_quit_always_ends(answer: Action) -> None:
     async with ScriptServer() as server, session_with(server) as session:
         server.script("QUIT", answer)
 
-        await session.quit(0.3)
+        await session.quit(0.7)
 
         assert not session.alive
         assert server.dialogue[-1] == "QUIT"

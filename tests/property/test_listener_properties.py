@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.errors import ConfigErrors
@@ -74,6 +74,8 @@ def test_body_survives_the_way_there(lines: list[bytes]) -> None:
     assert body.content() == content
 
 
+@example(b"", 2, [4])
+@example(b"..\r\n", 5, [8])
 @given(PIECES, st.integers(0, 60), st.lists(st.integers(0, 1000), max_size=5))
 def test_size_limit_is_exact_however_it_is_cut(
     content: bytes, size_max: int, cuts: list[int]

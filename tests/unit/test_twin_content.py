@@ -66,13 +66,15 @@ def test_only_crlf_dot_crlf_ends_a_message(end: bytes) -> None:
     assert body.feed(b"a" + end + b"b\r\n") is None
 
 
-def test_content_beyond_the_limit_is_dropped_but_read_to_its_end() -> None:
-    """A message that is too big is not kept, yet its dot is found and what follows it."""
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_content_beyond_the_limit_is_dropped_but_read_to_its_end(cut: int) -> None:
+    """A message that is too big is not kept, yet its dot is found wherever it is cut."""
+    end = b"\r\n.\r\n"
     body = Body(1000)
 
     rests = [body.feed(b"x" * 700) for _ in range(10)]
-    rests.append(body.feed(b"\r\n."))
-    rests.append(body.feed(b"\r\nRSET\r\n"))
+    rests.append(body.feed(b"x" * 2000 + end[:cut]))
+    rests.append(body.feed(end[cut:] + b"RSET\r\n"))
 
     assert rests == [None] * 11 + [b"RSET\r\n"]
     assert body.content() is None
@@ -83,7 +85,8 @@ def test_stuffing_does_not_count_against_the_limit() -> None:
     content = b".\r\n" * 333
     body = Body(1000)
 
-    assert body.feed(_stuffed(content) + b".\r\n") == b""
+    assert body.feed(_stuffed(content)) is None
+    assert body.feed(b".\r\n") == b""
 
     assert body.content() == content
 
