@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -126,8 +125,9 @@ def number(low: float, high: float, *, above: bool = False, below: bool = False)
     """A number in ``low..high``; ``above`` and ``below`` leave the bound itself out."""
 
     def read(value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return UNFIT
+        # Not a number is in no range: each comparison with it is false.
         fits = (low < value if above else low <= value) and (
             value < high if below else value <= high
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay.config import schema
 from relay.config.checks import address, show
+from relay.envelope import PRIORITY
 from relay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -241,11 +242,13 @@ def _same_ports(config: schema.Config) -> Iterator[_Clash]:
 
 
 def _floors(config: schema.Config) -> Iterator[_Clash]:
-    floors = {f"lane.{name}.floor": lane.floor for name, lane in config.lanes.items()}
+    # The priority lane goes first and needs none: its floor is not in the sum.
+    others = {name: lane for name, lane in config.lanes.items() if name != PRIORITY}
+    floors = {f"lane.{name}.floor": lane.floor for name, lane in others.items()}
     total = sum(floors.values())
     if total > 1 + 1e-9:
         largest = max(floors, key=floors.__getitem__)
-        wanted = "floors of all lanes that add up to at most 1"
+        wanted = "floors of all lanes but priority that add up to at most 1"
         yield _Clash(largest, [*floors], f"{show(floors[largest])}, {total:g} in all", wanted)
 
 

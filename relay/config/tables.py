@@ -194,6 +194,7 @@ TABLE_NAMES = (*TABLES, "upstream", "lane")
 NOT_YET: Mapping[str, str] = {
     "spool.compress": "content is stored as it came",
     "lane.*.weight": "only bulk and priority run, and priority goes first",
+    "lane.priority.floor": "priority goes first and needs no floor",
     "lane.*.duplicate_window_h": "no mail is compared with earlier mail",
     "lane.+": "mail goes to bulk or priority; no rule puts it into another lane",
     "listmonk.*": "Listmonk's HTTP API is not asked and not told anything",

@@ -9,16 +9,15 @@ The phases of one round, each ended by refusals that are no noise:
 - *holding*: just below the estimate; refusals are weighed, readings refine it;
 - *probing*: a little above it, to make the next reading, and to see whether the limit rose.
 
-Knows nothing of sockets or of waiting; it turns the pacer's knobs. Invariants:
-``floor_per_s <= rate <= ceiling``, one response an epoch (replies to messages sent before
-the last change of rate are counted as passed or not, but accuse nobody).
+It turns the pacer's knobs and waits for nothing. Invariants: floor <= rate <= ceiling; one
+response an epoch (replies to what was sent before the last change of rate accuse nobody).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import exp, inf, sqrt
+from math import exp, inf, log, sqrt
 from typing import TYPE_CHECKING
 
 from relay.shaper.evidence import READ_MIN, Cycle, Estimate, Suspicion
@@ -113,7 +112,7 @@ class Controller:
     _unit: float = field(default=1.0, init=False)
     _epoch_at: float = field(default=-inf, init=False)
     _tail: bool = field(default=False, init=False)
-    _search: Cycle | None = field(default=None, init=False)
+    _peak_per_s: float = field(default=0.0, init=False)
     _probe_in: float = field(default=0.0, init=False)
     _second_leg: bool = field(default=False, init=False)
     _probe_left: float = field(default=0.0, init=False)
@@ -140,7 +139,7 @@ class Controller:
         """Hold a limit learned earlier; the first probe comes soon, for it may be stale."""
         self.estimate = Estimate(limit_per_s, weight)
         self.suspicion.clear()
-        self.cycle, self._search = None, None
+        self.cycle = None
         self._hold(now)
         self._probe_in = min(self._probe_in, PROBE_MESSAGES * self._unit)
 
@@ -201,9 +200,8 @@ class Controller:
             self._hold(now)
 
     def _accept(self, now: float, outcome: Outcome) -> None:
-        for cycle in (self.cycle, self._search):
-            if cycle is not None:
-                cycle.accepted += outcome.recipients
+        if self.cycle is not None:
+            self.cycle.accepted += outcome.recipients
         self._since_step += 1
         self.suspicion.passed += outcome.recipients
         if outcome.sent_at < self._epoch_at:
@@ -215,8 +213,6 @@ class Controller:
     def _advance(self, now: float, outcome: Outcome) -> None:
         """Go on with the phase: grow, or count down to the next step of it."""
         if self.phase is Phase.SEARCHING:
-            if self._search is None and self.estimate.limit_per_s is None:
-                self._search = Cycle(outcome.sent_at)
             self._grow(now, SEARCH_GROWTH, outcome.recipients)
         elif self.phase is Phase.SETTLING:
             self._grow(now, SETTLE_GROWTH, outcome.recipients)
@@ -230,9 +226,8 @@ class Controller:
                 self._end_probe(now, outcome.sent_at)
 
     def _refuse(self, now: float, outcome: Outcome) -> None:
-        for cycle in (self.cycle, self._search):
-            if cycle is not None:
-                cycle.mark(outcome.sent_at)
+        if self.cycle is not None:
+            self.cycle.mark(outcome.sent_at)
         is_stale = outcome.sent_at < self._epoch_at
         if is_stale or self.phase is Phase.PROBING:
             self._refused += outcome.recipients
@@ -248,6 +243,7 @@ class Controller:
 
     def _respond(self, now: float, sent_at: float) -> None:
         if self.phase is Phase.SEARCHING:
+            self._peak_per_s = self.pacer.rate_per_s
             self._cut(now, sent_at)
         elif self.phase is Phase.SETTLING:
             self._settle(now)
@@ -309,7 +305,7 @@ class Controller:
             self._cut(now, sent_at)
             return
         else:
-            if not self._learn():
+            if self.cycle is None or not self._learn():
                 self.estimate.lower(STEP_DOWN)
             self._since_step = 0
         self.suspicion.clear()
@@ -317,8 +313,7 @@ class Controller:
 
     def _learn(self, weight_max: float = inf) -> bool:
         """Take the cycle's reading into the estimate and count anew; False if it has none."""
-        if self.cycle is None:
-            return False
+        assert self.cycle is not None
         if self.cycle.may_be_full:
             self.cycle.restart()
             return False
@@ -334,12 +329,11 @@ class Controller:
         return True
 
     def _measure_burst(self) -> None:
-        """Tell the bucket's depth from what passed in the first search beyond the limit."""
-        if self._search is None:
-            return
-        span_s = self._search.marked_at - self._search.since
-        self.burst = max(1.0, self._search.marked - self._limit * span_s)
-        self._search = None
+        """Tell the bucket's depth, roughly, from what the first search passed beyond the limit."""
+        if self.burst is None and self._peak_per_s > self._limit:
+            # Growing from L to xL, a search passes (x - 1) L/k in (ln x)/k seconds.
+            beyond = self._peak_per_s / self._limit
+            self.burst = max(1.0, (beyond - 1 - log(beyond)) * self._limit / SEARCH_GROWTH)
 
     # ---- the phases' own steps
 
@@ -379,6 +373,7 @@ class Controller:
         self._probe_left = self._probe_length = 2 * self._unit + 2 * saved / excess
         self._probe_refused = 0
         self.phase = Phase.PROBING
+        self._epoch_at = now
         self._set_rate(now, self._limit * (1 + excess))
 
     def _end_probe(self, now: float, sent_at: float) -> None:

@@ -48,8 +48,7 @@ class Login:
         if line.strip() == "*":
             return texts.AUTH_CANCELLED
         try:
-            # RFC 4954 §4: a lone "=" is an empty initial response.
-            secret = b"" if line == "=" else base64.b64decode(line.strip(), validate=True)
+            secret = base64.b64decode(line.strip(), validate=True)
         except (binascii.Error, ValueError):
             return texts.AUTH_WRONG
         match self._wanted:

@@ -361,8 +361,7 @@ class Session(asyncio.Protocol):
             self._shared.ledger.tls_failures += 1
         finally:
             if transport is None:
-                self.abort()
-                # Of a link that ends in its handshake asyncio tells the protocol nothing.
+                # asyncio closes a link that ends in its handshake, but tells the protocol nothing.
                 self.connection_lost(None)
         if transport is not None:
             self._transport = transport

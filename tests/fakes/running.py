@@ -6,16 +6,17 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relay.twin import NO_LATENCY, Twin, TwinConfig, certificate_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 PATIENCE_S = 120
 """How long a test waits for something that must come, on a machine that is busy."""
@@ -36,6 +37,8 @@ tls = "starttls"
 ca_file = "{ca}"
 username = "sandbox"
 {upstream}
+[log]
+level = "{log_level}"
 """
 
 
@@ -49,10 +52,10 @@ class RunningRelay:
     listen: str = ""
     upstream: str = ""
     free_min: int = 1
+    log_level: str = "info"
     smtp_port: int = 0
     http_port: int = 0
     _running: asyncio.subprocess.Process | None = field(default=None, init=False)
-    _log_at: int = field(default=0, init=False)
 
     @property
     def log(self) -> str:
@@ -77,12 +80,10 @@ class RunningRelay:
             ca=ca,
             listen=self.listen,
             upstream=self.upstream,
+            log_level=self.log_level,
         )
         (self.folder / "relay.toml").write_text(toml)
-        log_file = self.folder / "relay.log"
-        log_file.touch()
-        self._log_at = log_file.stat().st_size
-        with log_file.open("ab") as log:
+        with (self.folder / "relay.log").open("ab") as log:
             self._running = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -99,9 +100,21 @@ class RunningRelay:
     async def _until_started(self) -> None:
         assert self._running is not None
         async with asyncio.timeout(PATIENCE_S):
-            while "relay started" not in self.log[self._log_at :]:
+            while not await self._is_ready():
                 assert self._running.returncode is None, self.log[-3000:]
                 await asyncio.sleep(0.02)
+
+    async def _is_ready(self) -> bool:
+        """Whether it says so itself; the log does not at every level."""
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.http_port)
+            writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+            answer = await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        except OSError:
+            return False
+        return b" 200 " in answer
 
     async def kill(self) -> None:
         """SIGKILL, as the kernel does it."""
@@ -153,8 +166,6 @@ class RunningRelay:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
-    import socket
-
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

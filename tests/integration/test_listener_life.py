@@ -227,6 +227,39 @@ async def test_grace_of_one_message_does_not_end_the_next(monkeypatch: pytest.Mo
     assert len(house.spool.kept) == 2
 
 
+class RoomForOne(FakeSpool):
+    """Has no room left when the second message comes."""
+
+    async def append(self, envelopes: Sequence[Envelope], content: bytes) -> None:
+        if self.kept:
+            self.fill()
+        await super().append(envelopes, content)
+
+
+async def test_client_that_has_left_before_a_stall_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its second message is read when it is gone already; the room goes after that."""
+    monkeypatch.setattr("relay.listener.connection.GONE_GRACE_S", 0.2)
+    two = r"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nhello\r\n.\r\n" * 2
+    async with listening(RoomForOne()) as house:
+        house.spool.hold_commits()
+        talk = await house.connect()
+        await talk.say("C~ " + two)
+        talk.writer.write_eof()
+        await house.spool.seen_waiting(1)
+        house.spool.let_commits_go()
+        await talk.say("S: 250 *\nS: 250 *\nS: 354 *\nS: 250 2.0.0 Ok: queued as *")
+        await talk.say("S: 250 *\nS: 250 *\nS: 354 *")
+
+        await house.spool.seen_waiting(1)
+        await house.spool.seen_waiting(0)
+        house.spool.free()
+        await talk.say("S: <closed>")
+
+    assert len(house.spool.kept) == 1
+
+
 async def test_only_strangers_have_an_idle_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five silent minutes end a stranger's connection; Listmonk's stays open for a day."""
     monkeypatch.setattr("relay.listener.connection.IDLE_STRANGER_S", 0.05)
@@ -310,6 +343,24 @@ async def test_bodies_share_the_memory_and_the_next_waits_before_its_354() -> No
         await second.say(HELLO + "S: 250 *")
 
     assert len(house.spool.kept) == 2
+
+
+async def test_body_takes_memory_as_it_grows_and_gives_it_back() -> None:
+    """Step by step, whatever becomes of the message."""
+    async with listening() as house:
+        talk = await house.connect()
+        (client,) = house.listener._connections
+        allowance = client._house.allowance
+        await talk.say(BEGIN)
+        assert allowance.used_bytes == STEP_BYTES
+
+        await talk.send(b"x" * (2 * STEP_BYTES + 1))
+        async with asyncio.timeout(PATIENCE_S):
+            while allowance.used_bytes < 3 * STEP_BYTES:  # noqa: ASYNC110 - it has no event for this
+                await asyncio.sleep(0.001)
+        talk.writer.write_eof()
+        await talk.say("S: <closed>")
+        assert allowance.used_bytes == 0
 
 
 async def test_client_that_leaves_while_it_waits_for_memory_gives_its_turn_away() -> None:
@@ -503,6 +554,8 @@ async def test_client_that_does_not_read_is_held(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(client, "pause_writing", pause)
         talk.writer.write(b"NOOP\r\n" * count)
         await until(is_full.wait())
+        for _ in range(20):
+            await house.say("C: NOOP\nS: 250 *")  # time enough to read on, if it did
         assert wire.get_write_buffer_size() < 1 << 17
 
         async with asyncio.timeout(60):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -127,25 +128,27 @@ async def test_settlement_goes_on_without_its_caller(tmp_path: Path) -> None:
         assert spool.depth() == {}
 
 
-async def test_one_bad_append_fails_alone(tmp_path: Path) -> None:
-    """A row that SQLite cannot take is its own caller's failure, not its batch's."""
+@pytest.mark.parametrize(("campaign", "text"), [("c", "UNIQUE"), ("\udc80", "surrogates")])
+async def test_one_bad_append_fails_alone(tmp_path: Path, campaign: str, text: str) -> None:
+    """A row that SQLite cannot take is its own caller's failure, not its batch's.
+
+    The others' stream is new: what the failed batch knew of it was undone with it.
+    """
     async with open_spool(tmp_path) as spool:
         taken = await keep(spool)
-        await settle(spool, await keep(spool), finished(Outcome.SENT))
-        bad = new_envelope(spool, campaign="\udc80")
+        bad = replace(new_envelope(spool, campaign=campaign), content_id=taken.id)
+        if campaign != "c":
+            bad = replace(bad, content_id=bad.id)
 
         async with busy_writer(spool):
             good = [asyncio.ensure_future(keep(spool, campaign="new")) for _ in range(2)]
-            again = asyncio.ensure_future(spool.append([taken], b"x"))
-            unfit = asyncio.ensure_future(spool.append([bad], b"x"))
+            wrong = asyncio.ensure_future(spool.append([bad], b"x"))
             good.append(asyncio.ensure_future(keep(spool, campaign="new")))
             await turns()
 
         await asyncio.wait_for(asyncio.gather(*good), PATIENCE_S)
-        with pytest.raises(SpoolError, match="UNIQUE"):
-            await again
-        with pytest.raises(SpoolError, match="surrogates"):
-            await unfit
+        with pytest.raises(SpoolError, match=text):
+            await wrong
         assert spool.depth() == {WAITING: 1, WAITING._replace(campaign="new"): 3}
         assert len(await read(spool, 1 << 60, campaign="new")) == 3
     assert query(tmp_path, "SELECT count(*) FROM stream") == [(2,)]
@@ -246,3 +249,20 @@ async def test_append_beyond_the_limit_waits_and_can_be_withdrawn(tmp_path: Path
     with pytest.raises(SpoolFull, match="stops"):
         await stalled
     assert query(tmp_path, "SELECT count(*) FROM envelope") == [(0,)]
+
+
+async def test_settlement_lets_mail_at_the_wall_try_again(tmp_path: Path) -> None:
+    """What leaves makes room: who waits need not wait for the watch."""
+    clock = ManualClock()
+    async with open_spool(tmp_path, clock) as spool:
+        kept = await keep(spool)
+        spool._gate.hit_wall("as if the disk were full")
+        waiting = asyncio.ensure_future(keep(spool))
+        await turns()
+        assert not waiting.done()
+
+        await clock.advance(1)
+        await settle(spool, kept, finished(Outcome.SENT))
+
+        await asyncio.wait_for(waiting, PATIENCE_S)
+        assert spool.has_room

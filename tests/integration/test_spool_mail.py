@@ -122,6 +122,21 @@ async def test_mail_never_arrives_behind_a_reader(tmp_path: Path) -> None:
     assert [due.envelope for due in found] == [late]
 
 
+async def test_mail_put_off_to_the_past_is_not_put_behind_a_reader(tmp_path: Path) -> None:
+    """Due at once (a retry of 0 s, a slow disk), it still lies beyond what was read."""
+    clock = ManualClock()
+    async with open_spool(tmp_path, clock) as spool:
+        first = await keep(spool)
+        last = [await keep(spool) for _ in range(2)][-1]
+        reached = (await read(spool, clock.wall_ms()))[-1]
+
+        await settle(spool, first, Rescheduled(n=0, due_at=clock.wall_ms() - 9, attempts=1))
+
+        assert reached.envelope == last
+        (due,) = await read(spool, clock.wall_ms() + 1, after=(reached.due_at, last.id))
+        assert due.envelope.id == first.id
+
+
 async def test_looking_into_the_future_puts_no_arrival_off(tmp_path: Path) -> None:
     """Who lists all there is must not delay what arrives at the same time."""
     clock = ManualClock()

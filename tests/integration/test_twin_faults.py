@@ -158,6 +158,18 @@ async def test_refusal_at_the_dot_keeps_the_transaction_open() -> None:
     assert (twin.ledger.total.attempts, twin.ledger.total.accepted) == (2, 1)
 
 
+async def test_scripted_refusal_counts_for_the_session() -> None:
+    """One message a session, whoever refuses it."""
+    config = replace(OPEN, session_messages=(1, 1))
+    fault = at(Stage.DOT, Say("554 Message rejected: Address blacklisted"))
+
+    async with playing(config, fault=fault) as twin, dialled(twin.port) as client:
+        await client.message()
+        await client.ask("RSET")
+
+        assert (await client.ask("MAIL FROM:<a@x.org>"))[:3] == "421"
+
+
 async def test_stalled_reply_is_late_but_its_step_was_done_at_once() -> None:
     """Accepted when the dot came; the client that will not wait cannot know."""
     async with playing(fault=at(Stage.DOT, Stall(0.1))) as twin, dialled(twin.port) as client:

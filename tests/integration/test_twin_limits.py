@@ -84,6 +84,19 @@ async def test_other_refusals_cost_nothing() -> None:
         assert await _replies(client, 1) == ["250"]
 
 
+async def test_limits_come_before_content() -> None:
+    """A bad message over the rate hears of the rate: no bounce while the account is throttled."""
+    bad = MESSAGE.replace(b"Subject", b"From: again\r\nSubject")
+
+    async with (
+        playing(replace(OPEN, rate_per_s=1), clock=ManualClock()) as twin,
+        dialled(twin.port) as client,
+    ):
+        await client.message()
+
+        assert await client.message(content=bad) == RATE
+
+
 async def test_rate_is_tested_when_the_whole_body_is_there() -> None:
     """Tokens that come while the body is on its way count."""
     clock = ManualClock()
@@ -238,6 +251,21 @@ async def test_client_that_keeps_talking_is_not_idle() -> None:
         while clock() < end:
             assert await client.ask("NOOP") == "250 Ok"
             await asyncio.sleep(0.02)
+
+
+async def test_body_that_drips_is_not_idle() -> None:
+    """Each piece of a message starts the time anew, although nothing is answered."""
+    clock = asyncio.get_running_loop().time
+
+    async with playing(replace(OPEN, idle_s=1.5)) as twin, dialled(twin.port) as client:
+        await client.envelope()
+        end = clock() + 2
+        while clock() < end:
+            client.send(b"x\r\n")
+            await asyncio.sleep(0.02)
+        client.send(b".\r\n")
+
+        assert (await client.reply())[:3] == "250"
 
 
 async def test_waiting_for_a_slow_reply_is_not_idle() -> None:

@@ -203,7 +203,7 @@ def test_a_value_that_cannot_be_used_is_named(mapping: dict[str, Any], key: str)
             {"dashboard": {"port": 2525, "host": "::", "token_file": "t"}},
             "dashboard.port",
         ),
-        ({"lane": {"bulk": {"floor": 0.95}}}, "lane.bulk.floor"),
+        ({"lane": {"bulk": {"floor": 0.95}, "news": {}}}, "lane.bulk.floor"),
     ],
 )
 def test_a_contradiction_is_named(mapping: dict[str, Any], key: str) -> None:
@@ -231,7 +231,8 @@ def test_a_contradiction_is_named(mapping: dict[str, Any], key: str) -> None:
         upstream(port=2465, tls="implicit"),
         upstream(rate={"start_per_s": 5, "ceiling_per_s": 5, "floor_per_s": 5}),
         upstream(idle_close_s=9.99, session_messages_max=1000, dot_timeout_s=60),
-        {"lane": {"bulk": {"floor": 0.9}}},
+        {"lane": {"bulk": {"floor": 1}}},
+        {"lane": {"bulk": {"floor": 0.6}, "news": {"floor": 0.4}}},
     ],
 )
 def test_the_edge_of_what_is_allowed_is_allowed(mapping: dict[str, Any]) -> None:
@@ -257,6 +258,13 @@ def test_all_errors_come_at_once() -> None:
         "upstream[1].tls",
         "upstream[1].name",
     }
+
+
+def test_a_wrong_key_draws_no_clash_with_another_table() -> None:
+    """The default port that stands in for a wrong one is not told to be a loop."""
+    errors = refused({"listen": {"port": "x"}} | upstream(host="127.0.0.1", port=2525))
+
+    assert list(errors) == ["listen.port"]
 
 
 def test_an_error_says_found_wanted_and_nearest() -> None:
@@ -396,7 +404,7 @@ def test_keys_without_effect_are_named_only_if_changed() -> None:
     parsed = config.parse(
         {
             "spool": {"compress": False},
-            "lane": {"bulk": {"weight": 3, "floor": 0.2}, "news": {}, "priority": {"weight": 1}},
+            "lane": {"bulk": {"weight": 3, "floor": 0.2}, "news": {}, "priority": {"floor": 0.2}},
             "listmonk": {"url": "http://a.example", "api_user": "u"},
         }
     )
@@ -405,6 +413,7 @@ def test_keys_without_effect_are_named_only_if_changed() -> None:
     assert list(named) == [
         "lane.bulk.weight",
         "lane.news",
+        "lane.priority.floor",
         "listmonk.api_user",
         "listmonk.url",
         "spool.compress",

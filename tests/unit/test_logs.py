@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +45,27 @@ def raised(text: str = "no\nroom") -> BaseException:
     with pytest.raises(OSError, match=re.escape(text)) as caught:
         fall()
     return caught.value
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose own time is not UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "EAST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+def test_logfmt_is_one_line_of_facts_in_order() -> None:
+    """Time in UTC with milliseconds, level, room, the constant message, then the extras."""
+    line = LogfmtFormatter().format(record(envelope="01h", cost=3, waited_s=0.25, final=True))
+
+    assert line == (
+        "time=2027-01-15T08:00:00.042Z level=warning room=dispatcher "
+        'msg="envelope deferred" envelope=01h cost=3 waited_s=0.25 final=true'
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,13 +174,13 @@ def test_setup_lets_our_steps_through_and_others_warnings_only(
     setup(config.Log(level="debug", format="logfmt"))
 
     logging.getLogger("relay.listener").debug("client connected", extra={"peer": "127.0.0.1"})
-    logging.getLogger("mail.log").info("AUTH hunter2")
-    logging.getLogger("mail.log").warning("odd")
+    logging.getLogger("a.library").info("AUTH hunter2")
+    logging.getLogger("a.library").warning("odd")
 
     said = [read(line) for line in capsys.readouterr().err.splitlines()]
     assert [(one["room"], one["msg"]) for one in said] == [
         ("listener", "client connected"),
-        ("mail.log", "odd"),
+        ("a.library", "odd"),
     ]
 
 
