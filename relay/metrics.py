@@ -93,6 +93,9 @@ class Metrics:
             "Upstream replies that no row of the verdict table knows.",
             "stage",
         )
+        self._commit = self._histogram(
+            "relay_spool_commit_seconds", "How long it took to write one batch to disk."
+        )
         self._upstream = self._histogram(
             "relay_upstream_attempt_seconds", "From MAIL to the reply that decided."
         )
@@ -115,13 +118,16 @@ class Metrics:
         self._holds = self._gauge("relay_breaker_holds", "Holds in force.", "source")
         upstream_gauges = {
             "rate_per_s": ("relay_shaper_rate_per_second", "Recipients a second aimed at."),
-            "limit_per_s": ("relay_shaper_limit_per_second", "Learned limit; 0: not known yet."),
+            "limit_per_s": ("relay_shaper_limit_per_second", "Learned limit; absent until known."),
             "refused_share": ("relay_shaper_refused_ratio", "Share of recipients throttled."),
             "sessions_open": ("relay_upstream_sessions", "Open sessions."),
             "sessions_busy": ("relay_upstream_busy_sessions", "Sessions with a message under way."),
             "sessions_ceiling": ("relay_upstream_sessions_ceiling", "Sessions allowed now."),
             "quota_used": ("relay_quota_used_recipients", "Recipients sent in the last 24 hours."),
-            "quota_left": ("relay_quota_left_recipients", "Left of the daily quota, if known."),
+            "quota_left": (
+                "relay_quota_left_recipients",
+                "Left of the daily quota; absent if unknown.",
+            ),
         }
         self._by_upstream = {
             field: self._gauge(name, text, "upstream")
@@ -156,6 +162,12 @@ class Metrics:
     def accept_seconds(self, seconds: float) -> None:
         """How long a client waited for the answer to its final dot."""
         self._accept.observe(seconds)
+
+    # Events of the spool.
+
+    def committed(self, seconds: float, jobs: int) -> None:  # noqa: ARG002  # the spool's face
+        """One batch of ``jobs`` was written and synced."""
+        self._commit.observe(seconds)
 
     # Events of the dispatcher.
 
@@ -201,7 +213,11 @@ class Metrics:
         for source in ("operator", "listmonk", "breaker"):
             held = sum(hold.source == source for hold in figures.holds)
             self._holds.labels(source).set(held)
-        for upstream in figures.upstreams:
-            for field, gauge in self._by_upstream.items():
-                gauge.labels(upstream.name).set(getattr(upstream, field) or 0)
+        for field, gauge in self._by_upstream.items():
+            # What is not known is absent: 0 would read as "nothing left".
+            gauge.clear()
+            for upstream in figures.upstreams:
+                value = getattr(upstream, field)
+                if value is not None:
+                    gauge.labels(upstream.name).set(value)
         return generate_latest(self.registry)

@@ -19,6 +19,7 @@ _SOURCE = click.option(
     type=click.Choice(["operator", "breaker", "listmonk"]),
     help="Lift only this one's hold; default: the operator's and the breaker's.",
 )
+_JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 @click.group()
@@ -29,19 +30,21 @@ def queue() -> None:
 @queue.command("hold")
 @click.argument("key")
 @_REASON
+@_JSON
 @config_option
-def queue_hold(key: str, reason: str, path: Path | None) -> None:
+def queue_hold(key: str, reason: str, as_json: bool, path: Path | None) -> None:
     """Keep mail back: account:NAME, sender:NAME:ADDRESS, campaign:UUID."""
-    _hold(path, key, reason)
+    _hold(path, key, reason, as_json)
 
 
 @queue.command("release")
 @click.argument("key")
 @_SOURCE
+@_JSON
 @config_option
-def queue_release(key: str, source: str | None, path: Path | None) -> None:
+def queue_release(key: str, source: str | None, as_json: bool, path: Path | None) -> None:
     """Let held mail go: a key as relay status shows it."""
-    _release(path, key, source)
+    _release(path, key, source, as_json)
 
 
 @click.group()
@@ -50,7 +53,7 @@ def campaign() -> None:
 
 
 @campaign.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_JSON
 @config_option
 def campaign_list(as_json: bool, path: Path | None) -> None:
     """Show each campaign that has mail waiting."""
@@ -64,6 +67,8 @@ def campaign_list(as_json: bool, path: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
+    if not rows:
+        click.echo("no campaign has mail waiting")
     for row in rows:
         reason = f"  HELD: {row['held']}" if row["held"] else ""
         click.echo(f"{row['campaign']}  {row['waiting'] + row['parked']} waiting{reason}")
@@ -72,30 +77,34 @@ def campaign_list(as_json: bool, path: Path | None) -> None:
 @campaign.command("hold")
 @click.argument("uuid")
 @_REASON
+@_JSON
 @config_option
-def campaign_hold(uuid: str, reason: str, path: Path | None) -> None:
+def campaign_hold(uuid: str, reason: str, as_json: bool, path: Path | None) -> None:
     """Keep a campaign's mail back; other mail goes on."""
-    _hold(path, f"campaign:{uuid.lower()}", reason)
+    _hold(path, f"campaign:{uuid.lower()}", reason, as_json)
 
 
 @campaign.command("release")
 @click.argument("uuid")
 @_SOURCE
+@_JSON
 @config_option
-def campaign_release(uuid: str, source: str | None, path: Path | None) -> None:
+def campaign_release(uuid: str, source: str | None, as_json: bool, path: Path | None) -> None:
     """Let a held campaign go on."""
-    _release(path, f"campaign:{uuid.lower()}", source)
+    _release(path, f"campaign:{uuid.lower()}", source, as_json)
 
 
-def _hold(path: Path | None, key: str, reason: str) -> None:
-    ask(load(locate(path)), "hold", key=key, reason=reason)
-    click.echo(f"held: {key}")
+def _hold(path: Path | None, key: str, reason: str, as_json: bool) -> None:
+    answer = ask(load(locate(path)), "hold", key=key, reason=reason)
+    click.echo(json.dumps(answer) if as_json else f"held: {key}")
 
 
-def _release(path: Path | None, key: str, source: str | None) -> None:
+def _release(path: Path | None, key: str, source: str | None, as_json: bool) -> None:
     named = {"source": source} if source else {}
     answer = ask(load(locate(path)), "release", key=key, **named)
-    if answer["left"]:
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif answer["left"]:
         click.echo(f"still held by {', '.join(answer['left'])}: {key}")
     elif answer["lifted"]:
         click.echo(f"released: {key}")

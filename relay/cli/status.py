@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 STREAMS_MAX = 20
-"""Campaigns shown; the rest is summed up in one line."""
+"""Streams shown; the rest is summed up in one line."""
 
 
 @click.command()
@@ -86,7 +86,8 @@ def _stream_lines(streams: list[dict[str, Any]]) -> Iterator[str]:
         yield f"  {stream['lane']:8} {stream['campaign'] or '(no campaign)':36}  {text}"
     rest = streams[STREAMS_MAX:]
     if rest:
-        yield f"  and {len(rest)} more campaigns, {sum(one['waiting'] for one in rest)} waiting"
+        count = sum(stream["waiting"] + stream["parked"] for stream in rest)
+        yield f"  and {len(rest)} more streams with {count} recipients"
 
 
 def _hold_lines(holds: list[dict[str, Any]], now: int) -> Iterator[str]:

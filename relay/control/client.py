@@ -35,6 +35,8 @@ async def _ask(path: Path, command: str, body: dict[str, object]) -> dict[str, A
             return None
         except TimeoutError as error:
             raise RelayError(f"the relay behind {path} did not answer in {TIMEOUT_S} s") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise RelayError(f"the relay behind {path} broke off: {error}") from error
     if "error" in answer:
         raise RelayError(str(answer["error"]))
     return answer

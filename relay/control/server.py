@@ -1,13 +1,15 @@
 """The answering side of the control socket.
 
 Requests are ``POST /v1/<command>`` with a JSON object, answers JSON objects: 200 with what
-was asked for, 400 ``{"error": …}`` for a request that makes no sense, 409 for one the relay
-cannot fulfil now, 500 for a surprise (logged, its text kept from the client).
+was asked for, 400 ``{"error": …}`` for a request that makes no sense (404: no such command;
+413: too long), 409 for one the relay cannot fulfil now, 500 for a surprise (logged, its text
+kept from the client).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from dataclasses import dataclass, fields
@@ -25,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 BODY_MAX_BYTES = 65_536
 """A command is a few words; more is a mistake."""
+GOODBYE_S = 2.0
+"""How long requests under way may take at the stop."""
 SOCKET_PATH_MAX = 107
 """Bytes in ``sun_path`` on Linux, less the final NUL (unix(7))."""
 
@@ -55,7 +59,9 @@ class ControlServer:
         self._commands = {field.name: getattr(commands, field.name) for field in fields(commands)}
         app = web.Application(client_max_size=BODY_MAX_BYTES)
         app.router.add_post("/v1/{command}", self._answer)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
+        )
 
     async def start(self) -> None:
         """Bind the socket, replacing one that a dead relay left (the spool's lock is ours).
@@ -88,6 +94,9 @@ class ControlServer:
             return web.json_response({"error": "no such command"}, status=404)
         try:
             return web.json_response(await command(await _object_in(request)))
+        except web.HTTPRequestEntityTooLarge:
+            text = f"the request is longer than {BODY_MAX_BYTES} bytes"
+            return web.json_response({"error": text}, status=413)
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
         except RelayError as error:
@@ -101,7 +110,11 @@ class ControlServer:
 
 async def _object_in(request: web.Request) -> dict[str, Any]:
     """The JSON object that came with the request. Raises: ValueError if it is not one."""
-    body = await request.json() if request.can_read_body else {}
+    text = await request.read()
+    try:
+        body = json.loads(text or b"{}")
+    except (ValueError, RecursionError):
+        raise ValueError("the request is not JSON") from None
     if not isinstance(body, dict):
         raise ValueError("the request must be a JSON object")  # noqa: TRY004  # one answer: 400
     return body

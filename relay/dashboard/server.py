@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import stat
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from relay.errors import ConfigError, RelayError
+from relay.errors import ConfigError
 from relay.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from relay.figures import Figures
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+GOODBYE_S = 2.0
+"""How long requests under way may take at the stop."""
 
 
 def is_loopback(host: str) -> bool:
@@ -37,8 +41,8 @@ def read_token(path: Path) -> str:
     """
     try:
         mode, token = path.stat().st_mode, path.read_text().strip()
-    except OSError as error:
-        raise ConfigError("dashboard.token_file", str(error), "a readable file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("dashboard.token_file", str(error), "a readable text file") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError("dashboard.token_file", f"mode {mode & 0o777:o}", "mode 0600: chmod it")
     if not token:
@@ -70,20 +74,20 @@ class DashboardServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_page)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
+        )
         self.port = config.port
 
     async def start(self) -> None:
-        """Bind the port. Raises: RelayError if it cannot be bound."""
+        """Bind the port. Raises: ConfigError if it cannot be bound."""
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._config.host, self._config.port)
         try:
             await site.start()
         except OSError as error:
-            raise RelayError(
-                f"cannot listen on dashboard.host/port {self._config.host}:{self._config.port}: "
-                f"{error.strerror or error}"
-            ) from error
+            found = f"{self._config.port} on {self._config.host}: {_said(error)}"
+            raise ConfigError("dashboard.port", found, "a free port of this machine") from error
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -94,7 +98,9 @@ class DashboardServer:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         is_open = is_loopback(self._config.host) or request.path == "/healthz"
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if is_open or hmac.compare_digest(given.encode(), self._token.encode()):
+        # aiohttp hands in bytes that are not UTF-8 as surrogates.
+        raw = given.encode(errors="surrogateescape")
+        if is_open or hmac.compare_digest(raw, self._token.encode()):
             return await handler(request)
         return web.Response(
             status=401, text="a token is needed\n", headers={"WWW-Authenticate": "Bearer"}
@@ -110,3 +116,8 @@ class DashboardServer:
     async def _metrics_page(self, _: web.Request) -> web.Response:
         text = self._metrics.exposition(self._figures())
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _said(error: OSError) -> str:
+    """The system's words; asyncio puts the whole address around them."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)

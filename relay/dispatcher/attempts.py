@@ -1,15 +1,18 @@
 """One attempt on one envelope, from the spool's bytes to what became of each recipient.
 
-Whatever happens, three accounts are closed: the session is released, each booked recipient
-is reported to the shaper once, and the lease ends, settled or given back. A surprise of
-our own counts as *in doubt*, since nobody knows how far it came: the mail is tried again
-later and flagged, never forgotten and never sent in a tight loop.
+Whatever happens, the accounts are closed: the session is released, the booking is reported to
+the shaper once, the probe (if it was one) is answered, and the lease ends, settled or given
+back. A surprise of our own counts as *in doubt*, since nobody knows how far it came: the mail
+is tried again later and flagged, never forgotten and never sent in a tight loop. If even that
+cannot be written, the lease is kept: only the next start sends that mail again.
+
+What became of the mail is written before the holds that followed from it: a hold that is
+lifted releases what was parked, and a probe is parked mail until it is settled.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from relay.breaker import Decision, Hold, Source, in_doubt_key
@@ -25,7 +28,7 @@ from relay.dispatcher.speed import Speed
 from relay.envelope import redact
 from relay.errors import ContentDamaged, SessionLost, SpoolError
 from relay.reply import Stage
-from relay.verdict import InDoubt, Kind, Limit, Sent, SessionEnded, Throttled, kind_of
+from relay.verdict import Ending, InDoubt, Kind, Limit, Sent, SessionEnded, Throttled, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from relay.dispatcher.feed import Feed
     from relay.dispatcher.rooms import Rooms
     from relay.envelope import Envelope
-    from relay.lanes import Lanes
     from relay.upstream import Attempt, Session
     from relay.verdict import Verdict
 
@@ -43,6 +45,8 @@ _log = logging.getLogger(__name__)
 OCCUPANCY_S = 0.4
 """How long a session is taken by a message, until measured: four round trips of 50 ms and
 0.2 s of work (facts, ses-smtp.md 3)."""
+RETRY_S = 1.0
+"""Pause after content could not be read; the session is kept, so that this bounds the tries."""
 _NEWEST_SHARE = 0.05
 """Weight of the newest attempt in that mean: about the last forty count."""
 
@@ -58,7 +62,6 @@ class Attempts:
         upstream: str,
         rooms: Rooms,
         *,
-        lanes: Lanes,
         feed: Feed,
         books: Books,
         rules: Rules,
@@ -66,46 +69,64 @@ class Attempts:
     ) -> None:
         """``on_end`` is called after each attempt: a session is free, mail may be back."""
         self._name, self._rooms, self._on_end = upstream, rooms, on_end
-        self._lanes, self._feed, self._books, self._rules = lanes, feed, books, rules
+        self._feed, self._books, self._rules = feed, books, rules
         self.occupancy_s = OCCUPANCY_S
         """How long an attempt takes a session, of late."""
         self.speed = Speed()
 
     async def run(self, envelope: Envelope, session: Session, probe: str) -> None:
-        """Try to send a leased envelope; ``probe`` is the held key that this tests, or ""."""
+        """Try to send a leased envelope; ``probe`` is the held key that this tests, or "".
+
+        Raises nothing: one attempt does not end the others.
+        """
         try:
             await self._run(envelope, session, probe)
+        except Exception:
+            _log.exception("attempt lost, leased until the next start", extra=_labels(envelope))
+            self._rooms.metrics.failed("dispatcher")
         finally:
             self._on_end()
 
     async def _run(self, envelope: Envelope, session: Session, probe: str) -> None:
         try:
             content = await self._content(envelope)
-            if content is None:
-                self._rooms.shaper.cancelled(self._rooms.clock.monotonic(), envelope.cost)
-                return
             sent_at = self._rooms.clock.monotonic()
-            result = await self._send(envelope, session, content)
+            result = None if content is None else await self._send(envelope, session, content)
         finally:
             self._rooms.upstream.release(session)
+        if result is None:
+            self._rooms.shaper.cancelled(self._rooms.clock.monotonic(), envelope.cost)
+            await self._unanswered(probe)
+            return
         try:
             await self._conclude(envelope, parts_of(envelope, result), sent_at, probe)
         except Exception:
             _log.exception("attempt not concluded", extra=_labels(envelope))
             self._rooms.metrics.failed("dispatcher")
             await self._write(envelope, self._in_doubt(envelope, "surprise inside the relay"))
+            await self._unanswered(probe)
 
     async def _content(self, envelope: Envelope) -> bytes | None:
         """The bytes to send; None if they cannot be had, and the envelope was put away."""
+        try:
+            return await self._sound_content(envelope)
+        except SpoolError as error:
+            _log.error("content cannot be read", extra=_labels(envelope, error=str(error)))
+            await self._rooms.clock.sleep(RETRY_S)
+            self._feed.end_lease(envelope, envelope.recipients)
+        return None
+
+    async def _sound_content(self, envelope: Envelope) -> bytes | None:
+        """The bytes; None if they are damaged, and the envelope was put away.
+
+        Raises: SpoolError.
+        """
         try:
             return await self._rooms.spool.read_content(envelope.content_id)
         except ContentDamaged as error:
             _log.error("content damaged, quarantined", extra=_labels(envelope, error=str(error)))
             await self._rooms.spool.quarantine(envelope.id, str(error))
-            self._lanes.settled(envelope)
-        except SpoolError as error:
-            _log.error("content cannot be read", extra=_labels(envelope, error=str(error)))
-            self._lanes.give_back(envelope)
+            self._feed.end_lease(envelope)
         return None
 
     async def _send(
@@ -129,32 +150,40 @@ class Attempts:
     async def _conclude(
         self, envelope: Envelope, parts: list[Part], sent_at: float, probe: str
     ) -> None:
-        rulings = []
+        self._report(envelope, parts, sent_at)
+        rulings, decisions = [], []
         for part in parts:
-            verdict = part.judgement.verdict
-            self._tell_shaper(part, sent_at)
             decision = self._rooms.breaker.judged(
                 envelope,
-                verdict,
+                part.judgement.verdict,
                 self._rooms.clock.wall_ms(),
                 recipients=len(part.recipients),
-                probe_of=probe if part.is_final else "",
+                probe_of=probe if part is parts[-1] else "",
             )
             self._count(envelope, part, decision.verdict)
             rulings.append(Ruling(part, decision.verdict, decision.key))
-            if decision.add or decision.lift:
-                await self.apply(decision)
+            decisions.append(decision)
         now_ms = self._rooms.clock.wall_ms()
         jitter = self._rooms.chance()
         await self._write(
             envelope, conclude(envelope, rulings, self._rules, now_ms=now_ms, jitter=jitter)
         )
+        for decision in decisions:
+            await self.apply(decision)
 
     async def apply(self, decision: Decision) -> None:
         """Write a decision's holds down and let go what they let go."""
-        await self._books.keep_holds(decision)
+        if decision.add or decision.lift:
+            await self._books.keep_holds(decision)
         if decision.lift:
             self._feed.reread()
+
+    async def _unanswered(self, probe: str) -> None:
+        """A probe came to nothing: it is asked again later."""
+        if probe:
+            now_ms, verdict = self._rooms.clock.wall_ms(), SessionEnded(Ending.OUR_BUG, "not sent")
+            decision = self._rooms.breaker.opening_failed(verdict, now_ms, probe_of=probe)
+            await self.apply(decision)
 
     def _in_doubt(self, envelope: Envelope, text: str) -> Conclusion:
         lost = SessionLost(Stage.DOT, text)
@@ -165,33 +194,36 @@ class Attempts:
     async def _write(self, envelope: Envelope, conclusion: Conclusion) -> None:
         """Settle what is to be settled, then end the lease."""
         settlement = conclusion.settlement
-        if settlement is not None:
-            await self._books.settle(settlement)
-        if conclusion.head:
-            self._lanes.give_back(replace(envelope, recipients=conclusion.head))
-        else:
-            self._lanes.settled(envelope)
+        if settlement is not None and not await self._books.settle(settlement):
+            return
+        self._feed.end_lease(envelope, conclusion.head)
         if settlement is None:
             return
         if settlement.parked is not None:
-            await self._see_to_parked(settlement.parked.hold_key)
+            await self.see_to_parked(settlement.parked.hold_key)
         elif settlement.earliest_due_at is not None:
             self._feed.falls_due(settlement.earliest_due_at)
 
-    async def _see_to_parked(self, key: str) -> None:
+    async def see_to_parked(self, key: str) -> None:
         """A hold may have been lifted while the mail under it was being parked."""
         if key == in_doubt_key(self._name) and not self._rooms.holds.held(key):
             reason = "in doubt: sent, but the upstream's answer was lost"
             hold = Hold(key, Source.BREAKER, reason, self._rooms.clock.wall_ms())
             self._rooms.holds.add(hold)
             await self._books.keep_holds(Decision(InDoubt(reason), key, add=(hold,)))
-        elif await self._books.free(key):
+        elif not self._rooms.holds.held(key):
+            await self._books.free(key)
             self._feed.reread()
 
-    def _tell_shaper(self, part: Part, sent_at: float) -> None:
-        """Report the part's recipients to the shaper and the quota, each once."""
+    def _report(self, envelope: Envelope, parts: list[Part], sent_at: float) -> None:
+        """Close the attempt's one booking with the shaper, and tell the quota.
+
+        The last part decides: recipients refused on their own say nothing about the rate. If
+        there were only such, no message went out.
+        """
         shaper, quota = self._rooms.shaper, self._rooms.quota
         now, now_ms = self._rooms.clock.monotonic(), self._rooms.clock.wall_ms()
+        part = parts[-1]
         recipients = len(part.recipients)
         match part.judgement.verdict:
             case Sent():
@@ -205,9 +237,9 @@ class Attempts:
                 else:
                     shaper.throttled(now, recipients, sent_at)
             case SessionEnded():
-                shaper.cancelled(now, recipients)
+                shaper.cancelled(now, envelope.cost)
             case _ if not part.is_final:
-                shaper.cancelled(now, recipients)
+                shaper.cancelled(now, envelope.cost)
             case _:
                 shaper.ignored(now, recipients, sent_at)
 

@@ -5,8 +5,12 @@ that the spool refuses is tried until it succeeds; meanwhile ``is_stuck`` keeps 
 from sending anything more. The number of settlements under way is bounded for the same
 reason (``UNSETTLED_MAX``).
 
-Holds are written here, too. A lost hold costs one refused probe, so that a failure there is
-logged and not tried again.
+A settlement that contradicts the spool is our bug. It is tried again a few times, since a
+batch may fail for another's fault; then the mail's lease is kept, so that it is not sent again
+before the next start.
+
+Holds are written here, too. A hold that is lost costs a few refusals, parked mail that is not
+released waits for the next start; so these are tried for a while, and not for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from relay.breaker import account_key, campaign_key
 from relay.errors import SpoolBroken, SpoolBusy, SpoolError, SpoolFull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from relay.breaker import Decision
     from relay.dispatcher.rooms import Rooms
@@ -30,6 +34,10 @@ UNSETTLED_MAX = 200
 """Settlements under way before dispatch waits for the disk: one batch of the spool (P3)."""
 RETRY_S = 1.0
 """Between tries to write down what must be written down."""
+REFUSED_TRIES = 3
+"""Tries of a settlement that the spool calls a contradiction."""
+HOLD_TRIES = 30
+"""Tries to write down a hold, or to release what was parked under it."""
 
 
 class Books:
@@ -46,38 +54,42 @@ class Books:
         """Whether so much is unwritten that nothing more may be sent."""
         return self._failing > 0 or self._unsettled >= UNSETTLED_MAX
 
-    async def settle(self, settlement: Settlement) -> None:
-        """Return once it is on disk, however long that takes."""
+    async def settle(self, settlement: Settlement) -> bool:
+        """Return True once it is on disk, however long that takes; False if it is refused."""
         self._unsettled += 1
-        failures = 0
+        failures = refusals = 0
         try:
-            while not await self._written(settlement):
-                failures += 1
-                self._failing += failures == 1
+            while (error := await self._write(settlement)) is not None:
+                is_refused = not isinstance(error, SpoolFull | SpoolBusy | SpoolBroken)
+                refusals += is_refused
+                if refusals == REFUSED_TRIES:
+                    return False
+                failures += not is_refused
+                self._failing += failures == 1 and not is_refused
                 await self._rooms.clock.sleep(RETRY_S)
+            return True
         finally:
             self._unsettled -= 1
             self._failing -= failures > 0
             self._on_change()
 
-    async def _written(self, settlement: Settlement) -> bool:
+    async def _write(self, settlement: Settlement) -> SpoolError | None:
+        """Why it could not be written; None if it was."""
         labels = {"envelope": settlement.envelope.name, "lane": settlement.envelope.lane}
         try:
             await self._rooms.spool.settle(settlement)
         except (SpoolFull, SpoolBusy, SpoolBroken) as error:
-            _log.error(
-                "settlement not written, dispatch stopped", extra={**labels, "error": str(error)}
-            )
-            return False
-        except SpoolError:
-            # It contradicts what is on disk: our bug, and no better the next time.
+            labels["error"] = str(error)
+            _log.error("settlement not written, dispatch stopped", extra=labels)
+            return error
+        except SpoolError as error:
             _log.exception("settlement refused", extra=labels)
             self._rooms.metrics.failed("spool")
-        return True
+            return error
+        return None
 
-    async def keep_holds(self, decision: Decision) -> bool:
-        """Write a decision's holds down; True if parked mail went back to its lanes."""
-        freed = False
+    async def keep_holds(self, decision: Decision) -> None:
+        """Write a decision's holds down; mail parked under those lifted goes back to its lanes."""
         for hold in decision.add:
             self._rooms.ageing.stop(hold.key, hold.since_at)
             _log.warning("mail held", extra={"key": hold.key, "reason": hold.reason})
@@ -85,21 +97,33 @@ class Books:
             if not self._rooms.holds.held(key):
                 self._rooms.ageing.go(key, self._rooms.clock.wall_ms())
             _log.warning("hold lifted", extra={"key": key, "source": source.value})
-        try:
-            for hold in decision.add:
-                await self._rooms.spool.put_hold(hold)
-            for key, source in decision.lift:
-                await self._rooms.spool.drop_hold(key, source)
-                freed = await self.free(key) or freed
-        except SpoolError as error:
-            _log.error("hold not written", extra={"error": str(error)})
-        return freed
+        await self._insist(lambda: self._keep_holds(decision))
 
-    async def free(self, key: str) -> bool:
+    async def _keep_holds(self, decision: Decision) -> None:
+        for hold in decision.add:
+            await self._rooms.spool.put_hold(hold)
+        for key, source in decision.lift:
+            await self._rooms.spool.drop_hold(key, source)
+            await self._free(key)
+
+    async def free(self, key: str) -> None:
         """Bring mail parked under ``key`` back, if nobody holds it any more."""
-        if self._rooms.holds.held(key) or not parks(key):
-            return False
-        return await self._rooms.spool.release(key) > 0
+        await self._insist(lambda: self._free(key))
+
+    async def _free(self, key: str) -> None:
+        if parks(key) and not self._rooms.holds.held(key):
+            await self._rooms.spool.release(key)
+
+    async def _insist(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Try ``change``, which may be repeated, until it succeeds or there is little hope."""
+        for left in reversed(range(HOLD_TRIES)):
+            try:
+                await change()
+            except SpoolError as error:
+                _log.error("hold not written", extra={"error": str(error), "tries_left": left})
+                await self._rooms.clock.sleep(RETRY_S)
+            else:
+                return
 
 
 def parks(key: str) -> bool:

@@ -75,6 +75,10 @@ def parts_of(envelope: Envelope, result: Attempt | SessionLost) -> list[Part]:
     )
     if rest and result.final is not None:
         parts.append(_part(rest, result.final, is_final=True))
+    elif rest:
+        # The session broke its word. Nobody knows, so it is in doubt: nobody is forgotten.
+        text = "the session gave no reply that decides"
+        parts.append(Part(rest, Judgement(InDoubt(text), "no-reply", known=True), Stage.DOT, text))
     return parts
 
 

@@ -8,8 +8,8 @@ moment can be booked while this one waits for its replies.
 
 Invariants
 - An envelope is leased from ``Lanes.choose`` until it is settled or given back.
-- Every recipient booked with the shaper is reported once: accepted, throttled, ignored or
-  cancelled.
+- Every booking with the shaper, one for each message, is closed once: accepted, throttled,
+  ignored or cancelled.
 - What a crash can double is bounded (P3): attempts by the sessions, settlements by ``books``.
 - Nothing polls: the loop waits for ``wake`` or for a moment that policy named.
 """
@@ -21,7 +21,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from relay.breaker import account_key, campaign_key
+from relay.breaker import account_key, campaign_key, in_doubt_key
 from relay.dispatcher.attempts import Attempts
 from relay.dispatcher.books import Books, parks
 from relay.dispatcher.conclusion import Rules, expired, set_aside
@@ -71,7 +71,6 @@ class Dispatcher:
         self._attempts = Attempts(
             upstream.name,
             rooms,
-            lanes=self._lanes,
             feed=self._feed,
             books=self._books,
             rules=Rules(retry=retry, in_doubt=upstream.in_doubt),
@@ -142,17 +141,26 @@ class Dispatcher:
         try:
             session = await self._sessions.acquire()
         except UpstreamError as error:
-            await self._attempts.apply(self._sessions.failed(error, turn.probe))
+            await self._not_opened(error, turn.probe)
             return
         if session is None:
             return
-        envelope = await self._at_its_moment(turn, tasks)
-        if envelope is None:
-            self._rooms.upstream.release(session)
-            return
-        self._note(None)
-        tasks.create_task(self._attempts.run(envelope, session, turn.probe))
-        self._feed.poke()
+        envelope: Envelope | None = None
+        try:
+            envelope = await self._at_its_moment(turn, tasks)
+        finally:
+            self._feed.poke()  # Even if none may go: those that were put away left room.
+            if envelope is None:
+                self._rooms.upstream.release(session)
+        if envelope is not None:
+            self._note(None)
+            tasks.create_task(self._attempts.run(envelope, session, turn.probe))
+
+    async def _not_opened(self, error: UpstreamError, probe: str) -> None:
+        """Draw the conclusions of a failed opening; it was the probe, if one was due."""
+        if probe:
+            self._rooms.breaker.probe_started(probe, self._rooms.clock.wall_ms())
+        await self._attempts.apply(self._sessions.failed(error, probe))
 
     def _turn(self, *, own_sessions: int) -> Turn:
         if self._books.is_stuck:
@@ -184,16 +192,24 @@ class Dispatcher:
         """The envelope that may go now, booked with the shaper; None if there is none any more."""
         clock, shaper = self._rooms.clock, self._rooms.shaper
         now = clock.monotonic()
-        await first_of(clock.sleep(shaper.reserve(now, 1) - now), self._draining.wait())
-        envelope = None
-        turn = self._turn(own_sessions=1)
-        if not self._draining.is_set() and isinstance(turn, Go) and turn.probe == go.probe:
-            envelope = await self._pick(turn, tasks)
+        moment = shaper.reserve(now, 1)
+        envelope: Envelope | None = None
+        try:
+            await first_of(clock.sleep(moment - now), self._draining.wait())
+            turn = self._turn(own_sessions=1)
+            if not self._draining.is_set() and isinstance(turn, Go) and turn.probe == go.probe:
+                envelope = await self._pick(turn, tasks)
+        finally:
+            if envelope is None:
+                shaper.cancelled(clock.monotonic(), 1)
         if envelope is None:
+            return None
+        if envelope.cost > 1:
+            # SES lets a message go into debt; the pause that pays it off comes after it. One
+            # booking takes the other's place, since the attempt is reported once.
             shaper.cancelled(clock.monotonic(), 1)
-        elif envelope.cost > 1:
-            # SES lets a message go into debt; the pause that pays it off comes after it.
-            shaper.reserve(clock.monotonic(), envelope.cost - 1)
+            shaper.reserve(clock.monotonic(), envelope.cost)
+        self._rooms.quota.probe_started(self._rooms.clock.wall_ms())
         return envelope
 
     async def _pick(self, go: Go, tasks: asyncio.TaskGroup) -> Envelope | None:
@@ -201,10 +217,7 @@ class Dispatcher:
         now_ms = self._rooms.clock.wall_ms()
         if go.probe:
             return await self._pick_probe(go.probe, now_ms, tasks)
-        envelope = self._first_free(go.only, now_ms, tasks)
-        if envelope is not None:
-            self._rooms.quota.probe_started(now_ms)
-        return envelope
+        return self._first_free(go.only, now_ms, tasks)
 
     def _first_free(
         self, only: str | None, now_ms: int, tasks: asyncio.TaskGroup, *, probe: str = ""
@@ -221,24 +234,25 @@ class Dispatcher:
         """Lease an envelope that shows whether ``key`` may go."""
         breaker = self._rooms.breaker
         if key == account_key(self.name):
-            envelope = self._first_free(None, now_ms, tasks, probe=key)
-            envelope = envelope or self._lanes.any_head() or await self._parked_by(None)
+            envelope = self._first_free(None, now_ms, tasks, probe=key) or self._lanes.any_head()
+            envelope = envelope or await self._any_parked()
         elif key.startswith(campaign_key("")):
             envelope = self._lanes.first_of(key.removeprefix(campaign_key("")))
         else:
-            envelope = await self._parked_by(key)
+            envelope = await self._feed.lease_parked([key], self._rooms.holds.held)
         if envelope is not None and breaker.may_probe(envelope, key, through_breakers=True):
             breaker.probe_started(key, now_ms)
             return envelope
         if envelope is not None:
-            self._lanes.give_back(envelope)
+            self._feed.end_lease(envelope, envelope.recipients)
         breaker.probe_missed(key, now_ms)
         return None
 
-    async def _parked_by(self, key: str | None) -> Envelope | None:
-        """An envelope that was put away under ``key``, or under any key."""
-        found = await self._rooms.spool.read_parked(self.name, key, limit=1)
-        return found[0] if found else None
+    async def _any_parked(self) -> Envelope | None:
+        """Lease any envelope that was put away, but for mail in doubt: that may be out already."""
+        keys = await self._rooms.spool.parked_keys()
+        usable = [key for key in keys if key != in_doubt_key(self.name)]
+        return await self._feed.lease_parked(usable, self._rooms.holds.held)
 
     def _put_away(self, envelope: Envelope, probe: str, now_ms: int) -> Settlement | None:
         """What takes a leased envelope off its lane without a try, if anything does."""
@@ -256,10 +270,12 @@ class Dispatcher:
         return None if key is None or not parks(key) else set_aside(envelope, key, now_ms)
 
     async def _settle(self, settlement: Settlement) -> None:
-        await self._books.settle(settlement)
-        self._lanes.settled(settlement.envelope)
-        if settlement.parked is not None and await self._books.free(settlement.parked.hold_key):
-            self._feed.reread()
+        """Write down what was put away without a try; its hold may have been lifted meanwhile."""
+        if not await self._books.settle(settlement):
+            return
+        self._feed.end_lease(settlement.envelope)
+        if settlement.parked is not None:
+            await self._attempts.see_to_parked(settlement.parked.hold_key)
 
     @property
     def _quota_scope(self) -> str:

@@ -1,14 +1,20 @@
-"""Keeps the windows of the lanes filled from the spool.
+"""Keeps the windows of the lanes filled from the spool, and lends out what is parked.
 
 Two things make it read: a window that runs low, and deferred mail that falls due. It
 knows of both without polling: ``poke`` says that lanes have changed, ``falls_due`` that
 something was put off until then.
+
+A parked envelope that goes out as a probe is *lent*: it never enters a lane, or it would be
+there twice as soon as its hold is lifted. What is left of it afterwards stays where the spool
+says, parked or released.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from relay.errors import SpoolError
@@ -16,9 +22,10 @@ from relay.lanes import StreamKey
 from relay.spool import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from relay.clock import Clock
+    from relay.envelope import Envelope, Recipient
     from relay.lanes import Lanes
     from relay.spool import Spool
 
@@ -40,6 +47,8 @@ class Feed:
         self._on_mail = on_mail
         self._poked = asyncio.Event()
         self._due_at: int | None = None
+        self._is_due_stale = True
+        self._lent: set[int] = set()
 
     def poke(self) -> None:
         """A window may have run low."""
@@ -59,7 +68,43 @@ class Feed:
             for (upstream, lane, campaign, state), count in depth.items()
             if upstream == self._upstream and state is State.WAITING and count
         )
+        self._is_due_stale = True
         self._poked.set()
+
+    # -- Leases ----------------------------------------------------------------------------
+
+    async def lease_parked(
+        self, keys: Iterable[str], is_held: Callable[[str], bool]
+    ) -> Envelope | None:
+        """Lease an envelope that is parked under one of ``keys``; None if there is none.
+
+        Raises: SpoolError.
+        """
+        for key in keys:
+            limit = len(self._lent) + 1
+            for found in await self._spool.read_parked(self._upstream, key, limit=limit):
+                # Released during the read, it may be in its lane by now.
+                if found.id not in self._lent and is_held(key):
+                    self._lent.add(found.id)
+                    return found
+        return None
+
+    def end_lease(self, envelope: Envelope, back: tuple[Recipient, ...] = ()) -> None:
+        """End the lease of ``envelope``, wherever it came from.
+
+        ``back`` are the recipients that were as good as not tried: they go to the head of the
+        lane, or, if the envelope was lent, stay where the spool says.
+        """
+        if envelope.id in self._lent:
+            self._lent.discard(envelope.id)
+            self._lanes.settled(envelope)
+            self.reread()
+        elif back:
+            self._lanes.give_back(replace(envelope, recipients=back))
+        else:
+            self._lanes.settled(envelope)
+
+    # -- The loop --------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Read whenever there is a reason to, until cancelled."""
@@ -76,29 +121,44 @@ class Feed:
             await self._rest()
 
     async def _fill(self) -> None:
-        for key, asked in self._lanes.to_read():
+        """Read until no window is low that could be filled; mail may arrive meanwhile."""
+        while wanted := deque(self._lanes.to_read()):
             try:
-                found = await self._spool.read_due(
-                    self._upstream,
-                    key.lane,
-                    key.campaign,
-                    after=(0, 0),
-                    now_ms=self._clock.wall_ms(),
-                    limit=asked,
-                )
-            except BaseException:
-                # Answered all the same, or this stream would never be read again.
-                self._lanes.loaded(key, [], 0)
-                raise
-            self._lanes.loaded(key, [due.envelope for due in found], asked)
-            self._on_mail()
+                while wanted:
+                    await self._read(*wanted[0])
+                    wanted.popleft()
+            finally:
+                # Answered all the same, or these streams would never be read again.
+                for key, _ in wanted:
+                    self._lanes.loaded(key, [], 0)
+
+    async def _read(self, key: StreamKey, asked: int) -> None:
+        found = await self._spool.read_due(
+            self._upstream,
+            key.lane,
+            key.campaign,
+            after=(0, 0),
+            now_ms=self._clock.wall_ms(),
+            limit=asked,
+        )
+        is_all = len(found) < asked
+        here = [due.envelope for due in found if due.envelope.id not in self._lent]
+        self._lanes.loaded(key, here, asked if is_all else len(here))
+        self._on_mail()
 
     async def _look_for_due(self) -> None:
+        """Know when mail falls due next; the spool is asked only if that may have changed."""
         now_ms = self._clock.wall_ms()
         if self._due_at is not None and self._due_at <= now_ms:
             self.reread()
-        self._due_at = None
-        found = await self._spool.next_due_at(self._upstream, now_ms)
+        if not self._is_due_stale:
+            return
+        self._due_at, self._is_due_stale = None, False
+        try:
+            found = await self._spool.next_due_at(self._upstream, now_ms)
+        except BaseException:
+            self._is_due_stale = True
+            raise
         if found is not None:
             # What was put off during the read is in ``_due_at`` but may not be in ``found``.
             self._due_at = min(found, self._due_at or found)

@@ -69,17 +69,18 @@ class Policy:
 def next_turn(policy: Policy, sessions: PoolState, now_ms: int) -> Turn:
     """What the dispatcher does now; ``sessions`` as they are without the one to be used."""
     key = policy.breaker.probe_due(now_ms)
-    is_held = policy.holds.account_held(policy.upstream)
-    if key is not None and (not is_held or key == account_key(policy.upstream)):
-        return Go(probe=key)
     probe_at = policy.breaker.next_probe_at(now_ms)
-    if is_held:
+    is_held = policy.holds.account_held(policy.upstream)
+    if is_held and key != account_key(policy.upstream):
         return Rest(Why.HELD, probe_at)
+    if not policy.quota.allows(PRIORITY, now_ms):
+        # Of a breaker's probe the quota would be all that we hear, too.
+        return Rest(Why.QUOTA, policy.quota.next_at(now_ms, PRIORITY))
+    if key is not None:
+        return Go(probe=key)
     only, quota_at = None, None
     if not policy.quota.allows(BULK, now_ms):
         only, quota_at = PRIORITY, policy.quota.next_at(now_ms)
-        if not policy.quota.allows(PRIORITY, now_ms):
-            return Rest(Why.QUOTA, _earlier(quota_at, probe_at))
     is_last = sessions.ceiling > 1 and sessions.ceiling - sessions.busy <= 1
     if is_last:
         only = PRIORITY

@@ -18,6 +18,8 @@ from relay.spool import Spool
 if TYPE_CHECKING:
     from relay.config import Config
 
+_CHANGING = frozenset({"hold", "release"})
+
 
 async def answer(config: Config, command: str, request: dict[str, Any]) -> dict[str, Any]:
     """What a running relay would have answered.
@@ -31,14 +33,21 @@ async def answer(config: Config, command: str, request: dict[str, Any]) -> dict[
         kept = await spool.holds()
         ageing = Ageing(clock.wall_ms())
         ageing.load(await spool.state("ageing") or {})
+        for hold in kept:
+            ageing.stop(hold.key, hold.since_at)
         shared = Shared(
             spool=spool, holds=Holds(kept), ageing=ageing, metrics=Metrics(), clock=clock
         )
         figures = of_stopped_spool(spool, kept, clock.wall_ms(), clock.monotonic())
         names = [upstream.name for upstream in config.upstreams]
         steering = Steering(shared, names, figures=lambda: figures, on_change=lambda: None)
-        return dict(await getattr(steering.commands, command)(request))
+        said = dict(await getattr(steering.commands, command)(request))
+        if command in _CHANGING:
+            # Time in which mail was held does not count, released by whichever way.
+            await spool.put_state("ageing", ageing.saved(clock.wall_ms()))
     except ValueError as error:
         raise RelayError(str(error)) from error
+    else:
+        return said
     finally:
         await spool.close()

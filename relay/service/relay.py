@@ -2,9 +2,10 @@
 
 Order of life: spool, then dispatchers, then the doors to the outside, then ``READY=1``; and
 the other way round at the end: the listener first (what is past DATA is committed and
-answered), then the dispatchers (what is under way is settled), last the spool. A failure of
-any task ends the whole: systemd starts it again, and nothing that was answered with 250
-depends on what was in memory.
+answered), then the dispatchers (what is under way is settled; that can take minutes, so the
+dashboard and the control socket stay open for it), last the spool. A failure of any task ends
+the whole: systemd starts it again, and nothing that was answered with 250 depends on what was
+in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay import __version__, systemd
+from relay import __version__, deferral, systemd
 from relay.ageing import STEP_MS, Ageing
 from relay.breaker import Holds
 from relay.control import ControlServer, socket_path
@@ -26,9 +27,10 @@ from relay.metrics import Metrics
 from relay.service.branch import Branch, Shared
 from relay.service.figures import holds_of, is_paused, room_of, streams_of, upstream_of
 from relay.service.steering import Steering
+from relay.spool import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from relay.clock import Clock
     from relay.config import Config
@@ -38,8 +40,11 @@ _log = logging.getLogger(__name__)
 
 SAVE_S = 60.0
 """How often what was learned is written down; a crash forgets at most this much."""
+DRAIN_GRACE_S = 30.0
+"""Time for clients in mid-message when the relay ends because something failed."""
 CLOCK_S = 10.0
 """How often the wall clock is compared with the monotonic one."""
+_STILL_TO_GO = frozenset({State.WAITING, State.PARKED})
 
 
 class Relay:
@@ -108,6 +113,7 @@ class Relay:
         """
         await self._restore()
         self._spool.on_arrival = self._on_arrival
+        self._spool.on_commit = self.metrics.committed
         async with asyncio.TaskGroup() as tasks:
             upkeep = [
                 tasks.create_task(self._spool.run()),
@@ -118,11 +124,9 @@ class Relay:
             try:
                 await self._open_doors()
                 await self._draining.wait()
+                await self._finish(branches)
             finally:
                 await self._close_doors()
-            for branch in self._branches.values():
-                branch.dispatcher.drain()
-            await asyncio.wait(branches)
             for task in upkeep:
                 task.cancel()
         await self._save()
@@ -167,12 +171,11 @@ class Relay:
             # A crash between the two writes can leave mail parked under a hold that is gone.
             if not self._shared.holds.held(key):
                 await self._spool.release(key)
-        longest_ms = round(self._config.retry.max_s * (1 + self._config.retry.jitter) * 1000)
-        await self._spool.clamp_due(now_ms + longest_ms)
+        await self._spool.clamp_due(now_ms + self._wait_max_ms)
         for branch in self._branches.values():
             await branch.restore()
-        lost = {key.upstream for key in self._spool.depth()} - set(self._branches)
-        for name in sorted(lost):
+        waiting = {key.upstream for key in self._spool.depth() if key.state in _STILL_TO_GO}
+        for name in sorted(waiting - set(self._branches)):
             _log.error(
                 "mail waits for an upstream that is not configured: give one this name again",
                 extra={"upstream": name},
@@ -193,10 +196,18 @@ class Relay:
             },
         )
 
-    async def _close_doors(self) -> None:
+    async def _finish(self, branches: Iterable[asyncio.Task[None]]) -> None:
+        """Answer what is past DATA, settle what was sent; send nothing more."""
         systemd.notify(STOPPING="1", STATUS="finishing what is under way")
         _log.info("relay stopping")
         await self.listener.drain()
+        for branch in self._branches.values():
+            branch.dispatcher.drain()
+        await asyncio.wait(branches)
+
+    async def _close_doors(self) -> None:
+        """Close what is still open: at once if the end was wished for, politely after a failure."""
+        await self.listener.drain(0.0 if self._draining.is_set() else DRAIN_GRACE_S)
         await self.dashboard.stop()
         await self._control.stop()
 
@@ -212,6 +223,13 @@ class Relay:
             branch.dispatcher.reread()
 
     # -- Upkeep ------------------------------------------------------------------------------
+
+    @property
+    def _wait_max_ms(self) -> int:
+        """The longest that mail is ever put off for; what is due later comes of a wrong clock."""
+        retry = self._config.retry
+        longest_s = retry.max_s * (1 + retry.jitter)
+        return max(deferral.IN_DOUBT_MS, round(longest_s * 1000))
 
     async def _save_often(self) -> None:
         while True:
@@ -240,6 +258,11 @@ class Relay:
             _log.warning("wall clock was set", extra={"seconds": round(step_ms / 1000)})
             self._shared.ageing.stepped(round(step_ms), now_ms)
             if step_ms < 0:
-                longest_ms = round(self._config.retry.max_s * 1000)
-                await self._spool.clamp_due(now_ms + longest_ms)
+                await self._clamp(now_ms)
             self._reread()
+
+    async def _clamp(self, now_ms: int) -> None:
+        try:
+            await self._spool.clamp_due(now_ms + self._wait_max_ms)
+        except SpoolError as error:
+            _log.error("due times not set back, mail may wait", extra={"error": str(error)})

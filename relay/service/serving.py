@@ -29,11 +29,15 @@ SAME_KEY_S = 0.5
 def serve(config: Config, *, with_twin: bool = False) -> None:
     """Run until SIGTERM or SIGINT has been obeyed; with ``with_twin``, into the double of SES.
 
-    Raises: RelayError, with a text that says what to do.
+    Raises: RelayError, with a text that says what to do; KeyboardInterrupt after a second
+    Ctrl-C.
     """
     logs.setup(config.log)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve_sandbox(config) if with_twin else _serve(config, _passwords(config)))
+        try:
+            runner.run(_serve_sandbox(config) if with_twin else _serve(config, _passwords(config)))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -78,6 +82,7 @@ async def _serve(config: Config, passwords: Mapping[str, str]) -> None:
             await running
         except asyncio.CancelledError:
             _log.warning("stopped at once: what was under way may be sent again")
+            raise
         except BaseExceptionGroup as group:
             raise _first(group) from group
     finally:

@@ -10,7 +10,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from relay.breaker import Hold, Source, account_key, campaign_key
+from relay.breaker import (
+    Hold,
+    Source,
+    account_key,
+    campaign_key,
+    configuration_set_key,
+    in_doubt_key,
+    sandbox_key,
+    sender_key,
+)
 from relay.control import Commands
 from relay.dispatcher import parks
 from relay.service.figures import found_as_json
@@ -25,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 REASON_MAX = 200
 """Characters of an operator's reason."""
+_WHOLE = (account_key, sandbox_key, in_doubt_key)
+_BEGUN = (sender_key, configuration_set_key)
 _RELEASED = (Source.OPERATOR, Source.BREAKER)
 
 
@@ -57,7 +68,7 @@ class Steering:
         return {"found": found_as_json(await self._shared.spool.find(_text(request, "query")))}
 
     async def _hold(self, request: dict[str, Any]) -> dict[str, Any]:
-        key = self._key(request)
+        key = await self._key(request)
         reason = str(request.get("reason") or "by an operator")[:REASON_MAX]
         hold = Hold(key, Source.OPERATOR, reason, since_at=self._shared.clock.wall_ms())
         await self._shared.spool.put_hold(hold)
@@ -68,7 +79,7 @@ class Steering:
         return {"held": key}
 
     async def _release(self, request: dict[str, Any]) -> dict[str, Any]:
-        key = self._key(request)
+        key = await self._key(request)
         sources = [Source(request["source"])] if "source" in request else _RELEASED
         lifted = [source.value for source in sources if self._shared.holds.lift(key, source)]
         for source in sources:
@@ -83,15 +94,25 @@ class Steering:
         self._on_change()
         return {"key": key, "lifted": lifted, "left": left, "returned": returned}
 
-    def _key(self, request: dict[str, Any]) -> str:
+    async def _key(self, request: dict[str, Any]) -> str:
         """The hold's key in a request. Raises: ValueError: there can be no such key."""
         key = _text(request, "key")
-        accounts = {account_key(name) for name in self._upstreams}
-        known = (campaign_key(""), "sender:", "configuration-set:", "sandbox:", "in-doubt:")
-        if key not in accounts and not (key.startswith(known) and key.partition(":")[2]):
-            wanted = ", ".join((*sorted(accounts), "campaign:UUID", "or one from relay status"))
-            raise ValueError(f"{key!r} is no key of a hold: wanted {wanted}")
-        return key
+        if self._makes_sense(key) or self._shared.holds.held(key):
+            return key
+        # Left over from an upstream that is no longer configured.
+        if key in await self._shared.spool.parked_keys():
+            return key
+        accounts = sorted(map(account_key, self._upstreams))
+        wanted = ", ".join((*accounts, "campaign:UUID", "or one from relay status"))
+        raise ValueError(f"{key!r} is no key of a hold: wanted {wanted}")
+
+    def _makes_sense(self, key: str) -> bool:
+        """Whether something could be held by ``key``."""
+        whole = {make(name) for name in self._upstreams for make in _WHOLE}
+        begun = tuple(make(name, "") for name in self._upstreams for make in _BEGUN)
+        return key in whole or any(
+            key.startswith(one) and key != one for one in (*begun, campaign_key(""))
+        )
 
 
 def _text(request: dict[str, Any], field: str) -> str:

@@ -71,14 +71,11 @@ def due(
     return good, bad, place
 
 
-def parked(
-    db: sqlite3.Connection, upstream: str, hold_key: str | None, limit: int
-) -> list[Envelope]:
-    """Envelopes that wait for a hold (None: for any), with all their waiting recipients."""
+def parked(db: sqlite3.Connection, upstream: str, hold_key: str, limit: int) -> list[Envelope]:
+    """The oldest envelopes that wait for a hold, with all their waiting recipients."""
     values = {"upstream": upstream, "hold_key": hold_key, "limit": limit}
     found: list[Envelope] = []
-    statement = "parked" if hold_key is None else "parked_by"
-    for _, _, rows in _grouped(db.execute(READ[statement], values)):
+    for _, _, rows in _grouped(db.execute(READ["parked_by"], values)):
         try:
             lane = Lane(upstream, _text(rows[0][-2]), _text(rows[0][-1]))
             found.append(_envelope(lane, rows))
@@ -88,8 +85,8 @@ def parked(
 
 
 def parked_keys(db: sqlite3.Connection) -> list[str]:
-    """The holds that any envelope waits for."""
-    return [_shown(key) for (key,) in db.execute(READ["parked_keys"])]
+    """The holds that any envelope waits for, in order."""
+    return [_shown(row[0]) for row in db.execute(READ["parked_keys"])]
 
 
 def _grouped(rows: Iterable[Row]) -> Iterator[tuple[int, int, list[Row]]]:

@@ -220,15 +220,13 @@ class Spool:
         work = partial(settling.park, envelope_ids=tuple(envelope_ids), hold_key=hold_key)
         return await self._writer.call(work)
 
-    async def read_parked(
-        self, upstream: str, hold_key: str | None, *, limit: int
-    ) -> list[Envelope]:
-        """The next envelopes of an upstream that are parked under a key (None: under any)."""
+    async def read_parked(self, upstream: str, hold_key: str, *, limit: int) -> list[Envelope]:
+        """The oldest envelopes of an upstream that are parked under a key."""
         work = partial(reading.parked, upstream=upstream, hold_key=hold_key, limit=limit)
         return await self._read(work)
 
     async def parked_keys(self) -> list[str]:
-        """The keys under which mail is parked."""
+        """The keys under which anything is parked, in order."""
         return await self._read(reading.parked_keys)
 
     async def release(self, hold_key: str) -> int:

@@ -52,6 +52,8 @@ class Session(asyncio.Protocol):
         self._input = bytearray()
         self._body: Body | None = None
         self._body_begun = False
+        self._is_over = False
+        self._has_begun = False
         self._closing = False
         self._waiting = False
         """A reply is on its way: no further step until it is out."""
@@ -68,14 +70,18 @@ class Session(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=OUTPUT_MAX)
         shared = self._shared
-        is_over = len(shared.sessions) >= self._config.connections_max
+        self._is_over = len(shared.sessions) >= self._config.connections_max
         shared.sessions.add(self)
         transaction = Transaction(session=shared.ledger.opened())
         cap = shared.chance.randint(*self._config.session_messages)
         self._dialogue = Dialogue(self._config, transaction, cap)
         if self._config.idle_s > 0:
             self._arm_idle(self._config.idle_s)
-        self._contained(self._step, Stage.CONNECT, lambda: self._greet(is_over=is_over))
+        if self._config.tls == "implicit":
+            # Not by asyncio's own TLS server: that forgets a handshake when it is closed.
+            self._contained(self._start_tls)
+        else:
+            self._contained(self._greet)
 
     def data_received(self, data: bytes) -> None:
         """Keep what came and go on, unless a reply is still on its way."""
@@ -193,10 +199,12 @@ class Session(asyncio.Protocol):
             case _:
                 return True
 
-    def _greet(self, *, is_over: bool) -> Answer:
-        if is_over:
-            return Answer(texts.CONNECTIONS_SPENT, Then.CLOSE)
-        return Answer(texts.greeting(self._shared.chance))
+    def _greet(self) -> None:
+        """The first step, once TLS is there if it is to come first."""
+        self._has_begun = True
+        text = texts.CONNECTIONS_SPENT if self._is_over else texts.greeting(self._shared.chance)
+        answer = Answer(text, Then.CLOSE if self._is_over else Then.COMMAND)
+        self._step(Stage.CONNECT, lambda: answer)
 
     def _judge(self) -> Answer:
         """The step at the dot."""
@@ -368,7 +376,7 @@ class Session(asyncio.Protocol):
             self._dialogue.started_tls()
             self._heard_at = self._loop.time()
             self._waiting = False
-            self._contained(self._work)
+            self._contained(self._work if self._has_begun else self._greet)
 
 
 def _wire(text: str) -> bytes:

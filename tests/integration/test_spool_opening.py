@@ -223,19 +223,30 @@ async def test_every_statement_is_understood_by_the_current_format(
     assert len(statements(file)) == script(file).count("-- name: ")
 
 
-async def test_lane_is_read_from_its_index(tmp_path: Path) -> None:
-    """Reading a page must not cost more because a million envelopes wait."""
+@pytest.mark.parametrize(
+    ("statement", "wanted", "unwanted"),
+    [
+        ("due", "envelope_waiting (stream_id=? AND due_at>? AND due_at<?)", "SCAN envelope"),
+        ("next_due", "envelope_waiting (stream_id=? AND due_at>?)", "SCAN e"),
+        ("parked_by", "envelope_parked (hold_key=?)", "SCAN envelope"),
+        ("sent_by_time", "COVERING INDEX outcome_ended (ended_at>?)", "SCAN outcome"),
+        ("find_ended", "MULTI-INDEX OR", "SCAN o"),
+    ],
+)
+async def test_frequent_reads_use_their_index(
+    tmp_path: Path, statement: str, wanted: str, unwanted: str
+) -> None:
+    """Their cost must not grow with a million envelopes or a month of outcomes."""
     async with open_spool(tmp_path):
         pass
 
-    due = statements("read.sql")["due"]
-    names = ("upstream", "lane", "campaign", "after_due_at", "after_id", "now_ms", "limit")
+    text = statements("read.sql")[statement]
+    values = dict.fromkeys(re.findall(r":(\w+)", text), 0)
     with closing(sqlite3.connect(tmp_path / "relay.db")) as db:
-        plan = db.execute(f"EXPLAIN QUERY PLAN {due}", dict.fromkeys(names, 0)).fetchall()
+        plan = db.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()
     steps = " ".join(row[3] for row in plan)
-    assert "envelope_waiting (stream_id=? AND due_at>? AND due_at<?)" in steps
-    assert "SCAN envelope" not in steps
-    assert "SCAN r" not in steps
+    assert wanted in steps
+    assert unwanted not in steps
 
 
 async def test_closed_spool_takes_nothing(tmp_path: Path) -> None:

@@ -29,23 +29,15 @@ FROM (
 LEFT JOIN recipient AS r ON r.envelope_id = e.id AND r.state = 0
 ORDER BY e.id, r.n;
 
--- name: parked
--- The envelopes of an upstream that wait for any hold.
-SELECT e.id, e.due_at, e.content_id, e.sender, e.subscriber, e.message_id, e.configuration_set,
-    e.auth_user, e.size_bytes, e.received_at, r.n, r.address, r.attempts, r.in_doubt,
-    e.lane, e.campaign
-FROM (
-    SELECT envelope.*, s.lane, s.campaign
-    FROM envelope JOIN stream AS s ON s.id = envelope.stream_id
-    WHERE state = 1 AND hold_key > '' AND s.upstream = :upstream
-    LIMIT :limit
-) AS e
-LEFT JOIN recipient AS r ON r.envelope_id = e.id AND r.state = 0
-ORDER BY e.id, r.n;
-
 -- name: parked_keys
--- The holds that any envelope waits for.
-SELECT DISTINCT hold_key FROM envelope WHERE state = 1;
+-- The holds that envelopes wait for, read by jumps over all that share one.
+WITH RECURSIVE keys (key) AS (
+    SELECT min(hold_key) FROM envelope WHERE state = 1
+    UNION ALL
+    SELECT (SELECT min(hold_key) FROM envelope WHERE state = 1 AND hold_key > keys.key)
+    FROM keys WHERE keys.key IS NOT NULL
+)
+SELECT key FROM keys WHERE key IS NOT NULL;
 
 -- name: streams
 -- The streams of an upstream with the moment at which the first of their mail is due.
@@ -90,9 +82,9 @@ SELECT max(
 );
 
 -- name: sent_by_time
--- How many recipients an upstream took in each stretch of time.
+-- How many recipients an upstream took in each stretch of time; its streams hold weeks more.
 SELECT ended_at / :bucket_ms * :bucket_ms AS bucket, count(*)
-FROM outcome
+FROM outcome INDEXED BY outcome_ended
 WHERE ended_at >= :since_ms AND outcome = 'sent'
     AND stream_id IN (SELECT id FROM stream WHERE upstream = :upstream)
 GROUP BY bucket ORDER BY bucket;
