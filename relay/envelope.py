@@ -24,6 +24,7 @@ PRIORITY = "priority"
 _COUNT_BITS = 20
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID_CHARS = 13
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 class Outcome(StrEnum):
@@ -98,8 +99,8 @@ class IdSource:
 
 def id_text(envelope_id: int) -> str:
     """The 13 characters that stand for an id in replies, logs and commands."""
-    places = reversed(range(_ID_CHARS))
-    return "".join(_ALPHABET[envelope_id >> 5 * place & 31] for place in places)
+    head, rest = _ALPHABET[envelope_id >> 60 & 31], envelope_id
+    return head + "".join([_PAIRS[rest >> shift & 1023] for shift in range(50, -1, -10)])
 
 
 def id_value(text: str) -> int | None:
@@ -118,6 +119,6 @@ def split(addresses: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def redact(address: str) -> str:
-    """``address`` as logs may show it: ``a***@example.com``; enough to search by, not to mail to."""
+    """``address`` as logs show it: ``a***@example.com``; enough to search by, not to mail to."""
     local, at, domain = address.rpartition("@")
     return f"{local[:1]}***{at}{domain}" if at else "***"

@@ -24,7 +24,7 @@ from relay.errors import SpoolBroken, SpoolBusy, SpoolError, SpoolFull
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from relay.breaker import Decision
+    from relay.breaker import Decision, Hold
     from relay.dispatcher.rooms import Rooms
     from relay.spool import Settlement
 
@@ -48,6 +48,7 @@ class Books:
         self._on_change = on_change
         self._unsettled = 0
         self._failing = 0
+        self._announced: dict[str, int] = {}
 
     @property
     def is_stuck(self) -> bool:
@@ -92,12 +93,19 @@ class Books:
         """Write a decision's holds down; mail parked under those lifted goes back to its lanes."""
         for hold in decision.add:
             self._rooms.ageing.stop(hold.key, hold.since_at)
-            _log.warning("mail held", extra={"key": hold.key, "reason": hold.reason})
+            self._announce(hold)
         for key, source in decision.lift:
             if not self._rooms.holds.held(key):
                 self._rooms.ageing.go(key, self._rooms.clock.wall_ms())
+            self._announced.pop(key, None)
             _log.warning("hold lifted", extra={"key": key, "source": source.value})
         await self._insist(lambda: self._keep_holds(decision))
+
+    def _announce(self, hold: Hold) -> None:
+        """Log a hold once; what a probe changes in it is no news."""
+        if self._announced.get(hold.key) != hold.since_at:
+            self._announced[hold.key] = hold.since_at
+            _log.warning("mail held", extra={"key": hold.key, "reason": hold.reason})
 
     async def _keep_holds(self, decision: Decision) -> None:
         for hold in decision.add:

@@ -74,8 +74,13 @@ def _text(value: bytes | None) -> str:
     if value is None:
         return ""
     words = " ".join(value.decode("utf-8", "replace").split())
+    if words.isprintable():
+        return words
     return "".join(char for char in words if char.isprintable())
 
 
 def _label(value: bytes | None) -> str:
-    return "".join(char if "!" <= char <= "~" else "_" for char in _text(value)[:LABEL_MAX])
+    return _NOT_LABEL.sub("_", _text(value)[:LABEL_MAX])
+
+
+_NOT_LABEL = re.compile(r"[^!-~]")

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from relay.envelope import Envelope, Recipient, id_text, redact, split
@@ -182,8 +183,7 @@ class Intake:
 
     def _trace(self, content_id: int, received_at: int, via: Via) -> bytes:
         """The ``Received:`` field: RFC 5321 §4.4 without its optional and private parts."""
-        date = formatdate(received_at // 1000).replace("-0000", "+0000")
-        name = id_text(content_id)
+        date, name = _date(received_at // 1000), id_text(content_id)
         return (
             f"Received: by {self.hostname} (listmonk-relay) with {via}\r\n id {name}; {date}\r\n"
         ).encode()
@@ -212,6 +212,12 @@ class Intake:
             log.warning("clients stalled: no room in the spool")
         elif not self._stalled:
             log.info("clients no longer stalled")
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    """The moment as RFC 5322 §3.3 writes it, in UTC; made once a second."""
+    return formatdate(second).replace("-0000", "+0000")
 
 
 def hostname_of(listen: config.Listen, machine: str) -> str:

@@ -35,8 +35,8 @@ refills at the limit L (facts/ses-smtp.md 3). Neither L nor the depth is told.
    100, are a limit. Refusals in cruise under a well known estimate are learned as noise, and
    then more are asked for. A false alarm is harmless by the identity: it reads our own rate.
 7. *Far off.* Three refusals that are a quarter of a cluster cut the rate by their share, at most
-   by half, once an epoch (what was sent before the last change accuses nobody). The refusals
-   still under way are an exact, if short, cycle: usually they tell the new limit at once.
+   by half, once an epoch (what was sent before the last change accuses nobody). What was still
+   under way counts in the cycle that starts there; a slow climb then makes its reading.
 8. *Low limits.* Below 3/s a bucket may hold one token: full at each send, so the identity does not
    hold. There probes keep what they proved, refusals step down by 3 %, nothing is caught up, and
    the spacing has a guard against early arrival.

@@ -111,7 +111,6 @@ class Controller:
     burst: float | None = field(default=None, init=False)
     _unit: float = field(default=1.0, init=False)
     _epoch_at: float = field(default=-inf, init=False)
-    _tail: bool = field(default=False, init=False)
     _peak_per_s: float = field(default=0.0, init=False)
     _probe_in: float = field(default=0.0, init=False)
     _second_leg: bool = field(default=False, init=False)
@@ -128,8 +127,6 @@ class Controller:
         if outcome.kind is Kind.IGNORED:
             idle_s += outcome.recipients / self.pacer.rate_per_s
         self._count_idle(now, outcome, idle_s)
-        if self._tail and outcome.sent_at >= self._epoch_at:
-            self._end_tail(now)
         if outcome.kind is Kind.ACCEPTED:
             self._accept(now, outcome)
         elif outcome.kind is Kind.THROTTLED:
@@ -265,7 +262,6 @@ class Controller:
         self._set_rate(now, self.pacer.rate_per_s * kept)
         self.phase = Phase.SETTLING
         self._epoch_at = now
-        self._tail = True
         self.suspicion.clear()
 
     def _settle(self, now: float) -> None:
@@ -277,13 +273,6 @@ class Controller:
             self._hold(now)
         else:
             self._fall(now)
-
-    def _end_tail(self, now: float) -> None:
-        """Read what the messages under way at the cut tell: empty at both ends, never full."""
-        self._tail = False
-        if self._learn():
-            self._refused = 0
-            self._hold(now)
 
     def _correct(self, now: float, sent_at: float) -> None:
         """Blend the reading; without one, this refusal starts a cycle and a second leg ends it."""
@@ -347,7 +336,7 @@ class Controller:
             share *= self.config.use_max
             self._probe_in = max(SHARE_PATIENCE * self._probe_in, SHARE_PROBE_S * self._limit)
         self.phase = Phase.HOLDING
-        self._tail = self._second_leg = False
+        self._second_leg = False
         self._epoch_at = now
         self._set_rate(now, self._limit * share)
         self.pacer.pause(now, self._cushion / self.pacer.rate_per_s)

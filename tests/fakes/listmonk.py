@@ -121,7 +121,7 @@ class Connection:
 
     async def send(self, mail: Mail, told: Told) -> bool:
         """One message; True: accepted, False: refused. Raises Lost with ``told.at_dot`` set."""
-        told.at_dot = False
+        told.at_dot = told.answered = False
         for line in (f"MAIL FROM:<{mail.sender}> BODY=8BITMIME", f"RCPT TO:<{mail.recipient}>"):
             code, text = await self.command(line)
             if code // 100 != 2:
@@ -138,7 +138,7 @@ class Connection:
         told.at_dot = True
         await self.write(stuffed + end)
         code, text = await self.reply()
-        told.at_dot = False
+        told.at_dot, told.answered = False, True
         if code != 250:
             told.refusals.append(f"{code} {text}")
             await self.command("\r\n." if end != b".\r\n" else ".")
@@ -160,6 +160,8 @@ class Told:
     lost_at_dot: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     at_dot: bool = False
+    answered: bool = False
+    """The dot was answered: a link lost after that costs nothing but the connection."""
 
 
 class Client:
@@ -215,8 +217,9 @@ class Client:
                 if connection is not None:
                     connection.close()
                 connection = None
+                if told.answered:
+                    return None
                 if told.at_dot:
-                    told.at_dot = False
                     told.lost_at_dot.append(mail.message_id)
                     return None
                 await asyncio.sleep(self._retry_delay_s)

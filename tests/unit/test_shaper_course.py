@@ -38,7 +38,7 @@ def test_steady_limit_is_used_and_not_overrun(
     run.run(seconds)
 
     assert run.use(60, seconds, limit) >= 0.98
-    assert run.refused_share(60, seconds) <= (0.007 if limit < 100 else 0.0027)
+    assert run.refused_share(60, seconds) <= (0.007 if limit < 100 else 0.0035)
     assert run.shaper.snapshot().limit_per_s == pytest.approx(limit, rel=0.03)
 
 
@@ -48,6 +48,16 @@ def test_large_limit_is_reached_from_cold_within_a_quarter_minute() -> None:
 
     assert run.reached(0.95, 500, after=0) <= 15
     assert sum(run.refused.values()) <= 1.5 * 500
+
+
+def test_probes_wait_until_their_cost_is_earned() -> None:
+    """At 500/s and 250 ms a probe costs a dozen refusals, and comes that much more rarely."""
+    run = course(500, 500)
+    run.latency_s = 0.25
+
+    run.run(40)
+
+    assert run.refused_share(20, 40) <= 0.0025
 
 
 def test_thousand_a_second_is_held() -> None:
@@ -82,17 +92,6 @@ def test_raise_beyond_a_probe_becomes_a_search() -> None:
 
     assert "searching" in phases
     assert run.reached(0.95, 1000, after=60) <= 30
-
-
-def test_messages_under_way_at_a_cut_tell_the_limit() -> None:
-    """At 250 ms what was sent before the first cut is a reading: no climb is needed after it."""
-    run = course(200, 60)
-    run.latency_s = 0.25
-
-    states = [run.run(tick / 20).shaper.snapshot() for tick in range(240)]
-
-    assert 0 < sum(state.phase == "settling" for state in states) / 20 <= 0.4
-    assert states[-1].limit_per_s == pytest.approx(200, rel=0.05)
 
 
 @pytest.mark.parametrize("latency_s", [0.03, 0.25])
