@@ -121,7 +121,6 @@ class Connection:
 
     async def send(self, mail: Mail, told: Told) -> bool:
         """One message; True: accepted, False: refused. Raises Lost with ``told.at_dot`` set."""
-        told.at_dot = told.answered = False
         for line in (f"MAIL FROM:<{mail.sender}> BODY=8BITMIME", f"RCPT TO:<{mail.recipient}>"):
             code, text = await self.command(line)
             if code // 100 != 2:
@@ -208,6 +207,7 @@ class Client:
     ) -> Connection | None:
         """Send one message by smtppool's rules; the connection to go on with."""
         for _ in range(self._attempts):
+            told.at_dot = told.answered = False
             try:
                 connection = connection or await Connection.open(
                     self._host, self._port, starttls=self._starttls

@@ -211,6 +211,21 @@ async def test_probe_that_another_hold_stops_stays_where_it_is(tmp_path: Path) -
         assert list(accepted(house).values()) == [1]
 
 
+async def test_parked_mail_is_lent_once_and_only_while_it_is_held(tmp_path: Path) -> None:
+    """Two probes at a time, the account's and the sender's, must not take the same mail."""
+    async with open_house(tmp_path) as house:
+        await parked(house, 2)
+        feed = house.dispatcher._feed
+
+        lent = [await feed.lease_parked([KEY], house.holds.held) for _ in range(3)]
+
+        assert [one and one.id for one in lent] == [house.kept[0].id, house.kept[1].id, None]
+        assert lent[0] is not None
+        feed.end_lease(lent[0], lent[0].recipients)
+        assert await feed.lease_parked([KEY], lambda _: False) is None
+        assert await feed.lease_parked(["other", KEY], house.holds.held) == lent[0]
+
+
 async def test_hold_lifted_while_mail_is_being_parked_leaves_none_behind(tmp_path: Path) -> None:
     """Released before the parking is on disk, it would wait for nobody."""
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -374,6 +389,33 @@ async def test_deferred_mail_comes_back_behind_a_full_window(tmp_path: Path) -> 
         deferred, last = house.upstream.mails[0], house.upstream.mails[-1]
         assert last.recipients == deferred.recipients
         assert last.at - deferred.at >= 59
+
+
+async def test_spool_is_asked_only_when_there_is_a_reason(tmp_path: Path) -> None:
+    """Not for each message what falls due next, and nothing at all while nothing happens."""
+    asked: Counter[str] = Counter()
+
+    async def read(spool: Spool, *words: object, **more: object) -> list[Due]:
+        asked["due"] += 1
+        return await spool.read_due(*words, **more)  # type: ignore[arg-type]
+
+    async def look(spool: Spool, *words: object) -> int | None:
+        asked["next"] += 1
+        return await spool.next_due_at(*words)  # type: ignore[arg-type]
+
+    whole = altered(read_due=read, next_due_at=look)
+    async with open_house(tmp_path, wrap=whole, rate=FAST) as house:
+        house.upstream.plans.extend([Plan(dot=LATER)] * 2)
+        await house.keep(100, campaign="a")
+        await house.until(lambda: count(house) == 2)
+        assert asked["next"] <= 5
+        await house.until(lambda: nothing_left(house), step_s=1)
+        await house.pass_time(10)
+        before = asked.total()
+
+        await house.pass_time(3600)
+
+        assert asked.total() == before
 
 
 async def test_content_that_cannot_be_read_is_tried_again_with_a_pause(tmp_path: Path) -> None:
