@@ -1,5 +1,7 @@
-"""A dispatcher with all its rooms: real policy, real spool, an upstream in memory, a clock turned
-by hand."""
+"""A dispatcher with all its rooms, the clock turned by hand.
+
+Policy and spool are the real ones, the upstream is in memory.
+"""
 
 from __future__ import annotations
 

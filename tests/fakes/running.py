@@ -151,7 +151,7 @@ class RunningRelay:
     async def until_sent(self, twin: Twin, messages: int) -> None:
         """Return once the twin has accepted so many messages."""
         async with asyncio.timeout(PATIENCE_S + messages / twin.config.rate_per_s * 3):
-            while twin.ledger.total.accepted < messages:
+            while twin.ledger.total.accepted < messages:  # noqa: ASYNC110  # two processes
                 await asyncio.sleep(0.05)
 
     async def until_empty(self) -> dict[str, Any]:
@@ -177,7 +177,9 @@ def free_ports(count: int) -> list[int]:
 
 @asynccontextmanager
 async def relay_and_twin(
-    folder: Path, twin_config: TwinConfig | None = None, **settings: Any
+    folder: Path,
+    twin_config: TwinConfig | None = None,
+    **settings: Any,  # noqa: ANN401  # RunningRelay's fields
 ) -> AsyncIterator[tuple[RunningRelay, Twin]]:
     """A relay that takes mail, in front of a twin; both are gone afterwards."""
     twin = Twin(twin_config or TwinConfig(rate_per_s=200, latency=NO_LATENCY))

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import random
+from asyncio.subprocess import DEVNULL
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -100,7 +101,7 @@ async def attempts_by_count(relay: RunningRelay, mails: list[Mail]) -> Counter[i
 async def test_p3_kill_9_loses_nothing_and_doubles_little(
     tmp_path: Path, count: int, kills: int
 ) -> None:
-    """What was answered with 250 arrives, whenever the relay dies; twice only what was under way."""
+    """What was answered with 250 arrives, whenever the relay dies; twice only mail on its way."""
     rate = 400 if count > 1000 else 100
     twin_config = TwinConfig(rate_per_s=rate, latency=SLOW_NET, seed=2, quota=0)
     mails = campaign_mail(count)
@@ -186,12 +187,9 @@ async def test_drain_finishes_transactions_and_the_next_start_goes_on(tmp_path: 
 
 async def mounted(folder: Path, megabytes: int) -> bool:
     """Whether a small file system could be mounted at ``folder``."""
-    folder.mkdir()
     words = ["-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     try:
-        mount = await asyncio.create_subprocess_exec(
-            "mount", *words, stderr=asyncio.subprocess.PIPE
-        )
+        mount = await asyncio.create_subprocess_exec("mount", *words, stderr=DEVNULL)
     except FileNotFoundError:
         return False
     return await mount.wait() == 0
@@ -200,6 +198,7 @@ async def mounted(folder: Path, megabytes: int) -> bool:
 async def test_full_disk_stalls_and_refuses_nothing(tmp_path: Path) -> None:
     """A campaign fills a 64 MB file system: the client waits, nothing is refused or doubled."""
     disk = tmp_path / "disk"
+    disk.mkdir()
     if not await mounted(disk, 64):
         pytest.skip("mounting a file system needs root")
     # 2,400 messages of 50 kB are 120 MB: twice what the disk can hold.
@@ -212,7 +211,7 @@ async def test_full_disk_stalls_and_refuses_nothing(tmp_path: Path) -> None:
             client = Client("127.0.0.1", relay.smtp_port)
             sending = asyncio.ensure_future(client.send(mails))
             async with asyncio.timeout(PATIENCE_S):
-                while not (await relay.status())["room"]["stalled_s"]:
+                while not (await relay.status())["room"]["stalled_s"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
             stalled_at = twin.ledger.total.accepted
             assert not sending.done()
