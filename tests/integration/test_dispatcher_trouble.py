@@ -122,6 +122,8 @@ async def test_each_booking_is_closed_once(tmp_path: Path) -> None:
 
         assert house.rooms.shaper.snapshot().under_way == 0
         assert house.rooms.shaper.snapshot().phase == "idle"
+        used = house.rooms.quota.snapshot(house.clock.wall_ms()).used
+        assert used == (await house.statuses()).count("sent") == 8 * 3 - 2 - 3
 
 
 # -- Holds and probes ----------------------------------------------------------------------
@@ -148,15 +150,14 @@ async def test_hold_lifted_while_its_probe_is_under_way_sends_it_once(tmp_path: 
     answer = asyncio.Event()
     async with open_house(tmp_path) as house:
         await parked(house, 3)
-        house.upstream.answer = lambda *_: Plan(until=answer)
-        await house.until(lambda: house.upstream.snapshot().busy >= 1, step_s=1)
-        house.upstream.answer = lambda *_: Plan()
+        house.upstream.plans.append(Plan(until=answer))
+        await house.until(lambda: not house.upstream.plans, step_s=1)
 
         await release(house, KEY)
         await house.until(lambda: len(house.upstream.mails) == 2)
         await house.pass_time(5)
         answer.set()
-        await house.until(lambda: nothing_left(house))
+        await house.until(lambda: nothing_left(house) and not house.upstream.snapshot().busy)
 
         assert sorted(accepted(house).values()) == [1] * 3
 
@@ -185,7 +186,7 @@ async def test_throttled_probe_that_was_released_meanwhile_goes_on(tmp_path: Pat
     async with open_house(tmp_path) as house:
         await parked(house, 1)
         house.upstream.plans.append(Plan(until=answer, dot=RATE_454))
-        await house.until(lambda: house.upstream.snapshot().busy == 1, step_s=1)
+        await house.until(lambda: not house.upstream.plans, step_s=1)
         await release(house, KEY)
         await house.pass_time(2)
 
@@ -634,6 +635,9 @@ async def test_time_in_which_the_upstream_is_unreachable_does_not_age_mail(tmp_p
         await house.until(lambda: nothing_left(house))
 
         assert await house.statuses() == ["sent"]
+        reachable_at = house.clock.wall_ms()
+        day_later = reachable_at + 25 * 3_600_000
+        assert house.rooms.ageing.expired(reachable_at, 24, ["unreachable:ses"], day_later)
 
 
 @pytest.mark.parametrize(
