@@ -25,9 +25,9 @@ GRACE_MS = 600_000
 STEP_MS = 60_000
 """A wall clock that moves this much more or less than the monotonic one was set by someone."""
 STRETCHES_MAX = 200
-"""Stretches kept for a scope; the two nearest neighbours are joined beyond that."""
-KEEP_MS = 60 * 24 * 3_600_000
-"""Stretches that ended so long ago are forgotten: nothing waits for sixty days."""
+"""Stretches kept for a scope; beyond that the two oldest are joined, the gap counted as stopped."""
+KEEP_MS = 2 * 366 * 24 * 3_600_000
+"""Stretches that ended so long ago are forgotten: twice the largest ``lane.*.age_max_h``."""
 
 
 class Ageing:

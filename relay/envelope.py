@@ -12,6 +12,7 @@ clock steps back. People see them as 13 characters of Crockford's base 32, lower
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -122,3 +123,11 @@ def redact(address: str) -> str:
     """``address`` as logs show it: ``a***@example.com``; enough to search by, not to mail to."""
     local, at, domain = address.rpartition("@")
     return f"{local[:1]}***{at}{domain}" if at else "***"
+
+
+def redact_all(text: str) -> str:
+    """``text`` with every address in it as ``redact`` shows it: SES's replies quote addresses."""
+    return _ADDRESS.sub(lambda found: redact(found[0]), text)
+
+
+_ADDRESS = re.compile(r"[^\s<>,;:'\"`]+@[^\s<>,;:'\"`]+")

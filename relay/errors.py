@@ -1,9 +1,9 @@
 """Every failure the relay can raise, by whose limit was hit.
 
 An outcome is a value (``verdict``), a failure is an exception; this module holds the
-failures and nothing else. Two tables turn them into answers: ``listener`` has the SMTP
-reply for each, ``cli`` the exit code for each. Tests walk all subclasses, so a new one
-without an answer does not land.
+failures and nothing else (all but ``upstream.Refused``, which carries a reply). Two tables
+turn them into answers: ``listener`` has the SMTP reply for each, ``cli`` the exit code for
+each. Tests walk all subclasses, so a new one without an answer does not land.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COMMANDS: Mapping[str, str] = {
-    "campaign": "relay.cli.queue:campaign",
+    "campaign": "relay.cli.campaign:campaign",
     "check": "relay.cli.check:check",
     "find": "relay.cli.find:find",
     "queue": "relay.cli.queue:queue",
@@ -52,7 +52,7 @@ EXIT_CODES: Mapping[type[errors.RelayError], int] = {
 _EXIT_CODES_HELP = """\b
 Exit codes:
   0   done
-  1   stopped by Ctrl-C, or a bug (then with a traceback)
+  1   find: nothing found; else stopped by Ctrl-C, or a bug (then with a traceback)
   2   the command line is wrong
   65  a stored message is damaged
   69  the upstream cannot be reached

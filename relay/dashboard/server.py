@@ -5,13 +5,13 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
-import stat
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from relay.errors import ConfigError
 from relay.metrics import CONTENT_TYPE, Metrics
+from relay.systemd import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +43,7 @@ def read_token(path: Path) -> str:
         mode, token = path.stat().st_mode, path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("dashboard.token_file", str(error), "a readable text file") from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if not is_private(path, mode):
         raise ConfigError("dashboard.token_file", f"mode {mode & 0o777:o}", "mode 0600: chmod it")
     if not token:
         raise ConfigError("dashboard.token_file", "an empty file", "a token on one line")

@@ -25,7 +25,7 @@ from relay.dispatcher.conclusion import (
     parts_of,
 )
 from relay.dispatcher.speed import Speed
-from relay.envelope import redact
+from relay.envelope import redact, redact_all
 from relay.errors import ContentDamaged, SessionLost, SpoolError
 from relay.reply import Stage
 from relay.verdict import Ending, InDoubt, Kind, Limit, Sent, SessionEnded, Throttled, kind_of
@@ -245,13 +245,13 @@ class Attempts:
 
     def _count(self, envelope: Envelope, part: Part, verdict: Verdict) -> None:
         """One log line and the metrics of one part."""
-        kind, metrics = kind_of(verdict), self._rooms.metrics
+        kind, metrics, reply = kind_of(verdict), self._rooms.metrics, redact_all(part.text)
         metrics.judged(kind.value, part.stage, part.text, known=part.judgement.known)
         metrics.settled(self._name, kind.value, len(part.recipients))
         if not part.judgement.known:
-            _log.warning("reply unknown", extra={"stage": part.stage.value, "reply": part.text})
+            _log.warning("reply unknown", extra={"stage": part.stage.value, "reply": reply})
         to = ",".join(redact(recipient.address) for recipient in part.recipients[:_NAMED_MAX])
-        extra = _labels(envelope, to=to, recipients=len(part.recipients), reply=part.text)
+        extra = _labels(envelope, to=to, recipients=len(part.recipients), reply=reply)
         _log.log(_LEVELS.get(kind, logging.INFO), _MESSAGES[kind], extra=extra)
 
 

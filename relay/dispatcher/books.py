@@ -19,6 +19,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from relay.breaker import account_key, campaign_key
+from relay.envelope import redact_all
 from relay.errors import SpoolBroken, SpoolBusy, SpoolError, SpoolFull
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 UNSETTLED_MAX = 200
-"""Settlements under way before dispatch waits for the disk: one batch of the spool (P3)."""
+"""Settlements under way before dispatch waits for the disk: fewer than one batch of the spool
+(500), which is the bound of P3."""
 RETRY_S = 1.0
 """Between tries to write down what must be written down."""
 REFUSED_TRIES = 3
@@ -98,14 +100,15 @@ class Books:
             if not self._rooms.holds.held(key):
                 self._rooms.ageing.go(key, self._rooms.clock.wall_ms())
             self._announced.pop(key, None)
-            _log.warning("hold lifted", extra={"key": key, "source": source.value})
+            _log.warning("hold lifted", extra={"key": redact_all(key), "source": source.value})
         await self._insist(lambda: self._keep_holds(decision))
 
     def _announce(self, hold: Hold) -> None:
         """Log a hold once; what a probe changes in it is no news."""
         if self._announced.get(hold.key) != hold.since_at:
             self._announced[hold.key] = hold.since_at
-            _log.warning("mail held", extra={"key": hold.key, "reason": hold.reason})
+            facts = {"key": redact_all(hold.key), "reason": redact_all(hold.reason)}
+            _log.warning("mail held", extra=facts)
 
     async def _keep_holds(self, decision: Decision) -> None:
         for hold in decision.add:

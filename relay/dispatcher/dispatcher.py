@@ -29,6 +29,7 @@ from relay.dispatcher.feed import Feed
 from relay.dispatcher.pause import first_of
 from relay.dispatcher.sessions import Sessions
 from relay.dispatcher.turn import Go, Policy, Rest, Turn, Why, next_turn
+from relay.envelope import redact_all
 from relay.errors import UpstreamError
 from relay.lanes import Lanes
 
@@ -257,17 +258,20 @@ class Dispatcher:
     def _put_away(self, envelope: Envelope, probe: str, now_ms: int) -> Settlement | None:
         """What takes a leased envelope off its lane without a try, if anything does."""
         breaker = self._rooms.breaker
+        labels = {"envelope": envelope.name, "lane": envelope.lane}
         age_max_h = self._lane_config[envelope.lane].age_max_h
         scopes = (*breaker.keys(envelope), self._quota_scope, self._sessions.scope)
         if self._rooms.ageing.expired(envelope.received_at, age_max_h, scopes, now_ms):
-            labels = {"envelope": envelope.name, "lane": envelope.lane}
             _log.warning("envelope expired", extra=labels)
-            self._rooms.metrics.settled(self.name, "expired", envelope.cost)
+            self._rooms.metrics.expired(self.name, envelope.cost)
             return expired(envelope, now_ms)
         if probe and breaker.may_probe(envelope, probe):
             return None
         key = breaker.blocking(envelope)
-        return None if key is None or not parks(key) else set_aside(envelope, key, now_ms)
+        if key is None or not parks(key):
+            return None
+        _log.info("envelope held", extra={**labels, "key": redact_all(key)})
+        return set_aside(envelope, key, now_ms)
 
     async def _settle(self, settlement: Settlement) -> None:
         """Write down what was put away without a try; its hold may have been lifted meanwhile."""

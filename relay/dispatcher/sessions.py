@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from relay.dispatcher.pause import first_of
 from relay.errors import Unreachable, UpstreamError
 from relay.upstream import Refused
-from relay.verdict import judge, judge_unreachable, kind_of
+from relay.verdict import SessionEnded, judge, judge_unreachable, kind_of
 
 if TYPE_CHECKING:
     from relay.breaker import Decision
@@ -38,7 +38,7 @@ class Sessions:
         self._name, self._rooms, self._stop = upstream, rooms, stop
         self._warming = 0
         self.unreachable = ""
-        """Why no session could be opened the last time, "" if one could."""
+        """Why no session could be opened the last time, "" if one could or a hold says why."""
 
     @property
     def scope(self) -> str:
@@ -95,13 +95,13 @@ class Sessions:
     def failed(self, error: UpstreamError, probe: str) -> Decision:
         """What a failed opening means; ``probe`` is the held key it was to test, or ""."""
         verdict = self._judge(error)
-        if not self.unreachable:
-            _log.warning(
-                "upstream unreachable", extra={"upstream": self._name, "error": str(error)}
-            )
-        self.unreachable = str(error)
         now_ms = self._rooms.clock.wall_ms()
-        self._rooms.ageing.stop(self.scope, now_ms)
+        if isinstance(verdict, SessionEnded):
+            if not self.unreachable:
+                facts = {"upstream": self._name, "error": str(error)}
+                _log.warning("upstream unreachable", extra=facts)
+            self.unreachable = str(error)
+            self._rooms.ageing.stop(self.scope, now_ms)
         return self._rooms.breaker.opening_failed(verdict, now_ms, probe_of=probe)
 
     def _judge(self, error: UpstreamError) -> Verdict:

@@ -2,7 +2,7 @@
 
 Reads the policy rooms, changes none of them, waits for nothing. The order of the questions is
 the order of what must not happen: never send against a hold, never against the quota, never
-give the last session to bulk.
+give the last session to bulk, unless it is the only one there may be.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.errors import ConfigError, ConfigErrors
+from relay.systemd import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -210,7 +211,7 @@ class Users:
             reason = getattr(error, "strerror", None) or "not UTF-8"
             wanted = 'a readable file, as "relay user add" makes it'
             raise ConfigError(_KEY, f"{self._path}: {reason}", wanted) from error
-        if stamp[-1] & 0o077:
+        if not is_private(self._path, stamp[-1]):
             found = f"{self._path} with mode {stamp[-1] & 0o777:04o}"
             raise ConfigError(_KEY, found, f"mode 0600: run chmod 600 {self._path}")
         self._entries = parse(text)

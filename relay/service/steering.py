@@ -22,6 +22,7 @@ from relay.breaker import (
 )
 from relay.control import Commands
 from relay.dispatcher import parks
+from relay.envelope import redact_all
 from relay.service.figures import found_as_json
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Steering:
         await self._shared.spool.put_hold(hold)
         self._shared.holds.add(hold)
         self._shared.ageing.stop(key, hold.since_at)
-        _log.warning("mail held", extra={"key": key, "source": "operator", "reason": reason})
+        facts = {"key": redact_all(key), "source": "operator", "reason": redact_all(reason)}
+        _log.warning("mail held", extra=facts)
         self._on_change()
         return {"held": key}
 
@@ -90,7 +92,8 @@ class Steering:
             self._shared.ageing.go(key, self._shared.clock.wall_ms())
             if parks(key):
                 returned = await self._shared.spool.release(key)
-        _log.warning("hold lifted", extra={"key": key, "source": ",".join(lifted) or "none"})
+        if lifted:
+            _log.warning("hold lifted", extra={"key": redact_all(key), "source": ",".join(lifted)})
         self._on_change()
         return {"key": key, "lifted": lifted, "left": left, "returned": returned}
 

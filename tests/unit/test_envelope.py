@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.envelope import RECIPIENTS_MAX, IdSource, id_text, id_value, redact, split
+from relay.envelope import (
+    RECIPIENTS_MAX,
+    IdSource,
+    id_text,
+    id_value,
+    redact,
+    redact_all,
+    split,
+)
 from tests.fakes.mail import envelope
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -66,3 +74,12 @@ def test_split_keeps_order_and_the_limit(count: int) -> None:
     assert [address for part in parts for address in part] == list(addresses)
     assert max(map(len, parts)) <= RECIPIENTS_MAX
     assert len(parts) == -(-count // RECIPIENTS_MAX)
+
+
+def test_addresses_in_a_reply_are_redacted() -> None:
+    """SES quotes addresses in its refusals; the log must not."""
+    text = "553 <bob@example.org> unknown: news@corp.example, alice@example.com. 4@x"
+
+    shown = redact_all(text)
+
+    assert shown == "553 <b***@example.org> unknown: n***@corp.example, a***@example.com. 4***@x"
