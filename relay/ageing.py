@@ -30,11 +30,16 @@ KEEP_MS = 2 * 366 * 24 * 3_600_000
 """Stretches that ended so long ago are forgotten: twice the largest ``lane.*.age_max_h``."""
 
 
+_CLOCK = "clock"
+"""The scope of time that never passed: a wall clock that was set forward."""
+
+
 class Ageing:
     """Stopped time by scope, and the moment before which nothing expires."""
 
     def __init__(self, now_ms: int) -> None:
         self._grace_until = now_ms + GRACE_MS
+        self._offset_ms: float | None = None
         self._stopped_at: dict[str, int] = {}
         self._stretches: dict[str, deque[tuple[int, int]]] = {}
 
@@ -59,7 +64,25 @@ class Ageing:
     def stepped(self, by_ms: int, now_ms: int) -> None:
         """The wall clock was set by ``by_ms``: no expiry for a while, open stretches move along."""
         self._grace_until = now_ms + GRACE_MS
+        self._offset_ms = None
         self._stopped_at = {scope: at + by_ms for scope, at in self._stopped_at.items()}
+        if by_ms > 0:
+            # The time that a step added has not passed: no mail is older for it.
+            self._add(_CLOCK, now_ms - by_ms, now_ms)
+
+    def went_on(self, now_ms: int, now: float) -> None:
+        """Note where both clocks are (``now`` is monotonic): they went on together, or nearly."""
+        self._offset_ms = now_ms - now * 1000
+
+    def is_steady(self, now_ms: int, now: float) -> bool:
+        """Whether the wall clock has not been set since ``went_on`` or ``stepped``.
+
+        Asked at the moment of a decision: ``stepped`` comes seconds after the step.
+        """
+        if self._offset_ms is None:
+            self.went_on(now_ms, now)
+            return True
+        return abs(now_ms - now * 1000 - self._offset_ms) < STEP_MS
 
     def expired(
         self, received_at: int, age_max_h: float, scopes: Iterable[str], now_ms: int
@@ -97,7 +120,8 @@ class Ageing:
     def _stopped_ms(self, scopes: Iterable[str], since: int, now_ms: int) -> int:
         """Stopped time between the two moments; scopes that stopped together count once."""
         total, reached = 0, since
-        for start, end in sorted(part for scope in scopes for part in self._of(scope, now_ms)):
+        parts = (part for scope in (*scopes, _CLOCK) for part in self._of(scope, now_ms))
+        for start, end in sorted(parts):
             begin, finish = max(start, reached), min(end, now_ms)
             if finish > begin:
                 total += finish - begin

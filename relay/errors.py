@@ -40,6 +40,10 @@ class ConfigErrors(RelayError):
         self.errors = tuple(errors)
 
 
+class AddressBusy(RelayError):
+    """Another program listens where the relay should; starting again later may help."""
+
+
 class SpoolError(RelayError):
     """The spool cannot do what was asked."""
 

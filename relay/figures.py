@@ -13,7 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFigures:
-    """Waiting mail of one campaign (or of none), by state of its recipients."""
+    """Waiting mail of one campaign (or of none), by state of its recipients.
+
+    ``oldest_at`` is when the mail next in turn was received, nearly the oldest that waits (a
+    deferred envelope stands behind younger ones); None if none waits or it is not known yet.
+    """
 
     upstream: str
     lane: str
@@ -21,6 +25,7 @@ class StreamFigures:
     waiting: int
     parked: int
     quarantined: int
+    oldest_at: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

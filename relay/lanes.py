@@ -167,10 +167,12 @@ class Lanes:
                 return self._take(key)
         return None
 
-    def any_head(self) -> Envelope | None:
-        """The head of any stream at all, leased, held or not: an account's probe."""
-        keys = [key for key, stream in self._streams.items() if stream.window]
-        return self._take(keys[0]) if keys else None
+    def any_head(self, is_usable: Callable[[Envelope], bool]) -> Envelope | None:
+        """The head of any stream that is usable, leased, held or not: an account's probe."""
+        for key, stream in self._streams.items():
+            if stream.window and is_usable(stream.window[0]):
+                return self._take(key)
+        return None
 
     def give_back(self, envelope: Envelope) -> None:
         """Put a leased envelope at the head of its stream: this try did not count (P4)."""

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
+"""Bounds of the histograms: from a commit on a fast disk to SES's longest wait after the dot
+(RFC 5321 §4.5.3.2.6: ten minutes), dense where a healthy relay is (5 ms to 1 s)."""
+
+UNKNOWN_MAX = 100
+"""Texts of unknown replies that are kept: more than anybody reads, and a server that invents
+one for each message does not fill the memory."""
 
 
 class Metrics:
@@ -41,8 +47,6 @@ class Metrics:
         """Replies that no row of the verdict table knows, by text (at most ``UNKNOWN_MAX``)."""
         self._events()
         self._states()
-
-    UNKNOWN_MAX = 100
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -85,6 +89,11 @@ class Metrics:
             "upstream",
             "verdict",
         )
+        self._expired = self._counter(
+            "relay_dispatcher_expired_recipients_total",
+            "Recipients given up because their mail became too old.",
+            "upstream",
+        )
         self._replies = self._counter(
             "relay_verdict_replies_total", "Judged upstream replies.", "verdict", "stage"
         )
@@ -108,6 +117,12 @@ class Metrics:
         build.labels(__version__, platform.python_version()).set(1)
         self._depth = self._gauge(
             "relay_spool_depth_recipients", "Recipients in the spool.", "upstream", "lane", "state"
+        )
+        self._oldest = self._gauge(
+            "relay_spool_oldest_seconds",
+            "Age of the mail next in turn; absent while none waits.",
+            "upstream",
+            "lane",
         )
         self._used = self._gauge("relay_spool_used_bytes", "Bytes of the spool that hold mail.")
         self._free = self._gauge("relay_spool_free_bytes", "Bytes free on the spool's disk.")
@@ -169,7 +184,7 @@ class Metrics:
         """One batch of ``jobs`` was written and synced."""
         self._commit.observe(seconds)
 
-    # Events of the dispatcher.
+    # Events of the dispatcher, and of any room.
 
     def attempted(self, seconds: float) -> None:
         """One attempt came to its end after ``seconds``."""
@@ -182,7 +197,7 @@ class Metrics:
         if known:
             return
         self._unknown.labels(stage.value).inc()
-        if text in self.unknown or len(self.unknown) < self.UNKNOWN_MAX:
+        if text in self.unknown or len(self.unknown) < UNKNOWN_MAX:
             self.unknown[text] += 1
 
     def settled(self, upstream: str, verdict: str, recipients: int) -> None:
@@ -190,6 +205,11 @@ class Metrics:
         self._messages.labels(upstream, verdict).inc()
         self._recipients.labels(upstream, verdict).inc(recipients)
         self.totals[verdict] += recipients
+
+    def expired(self, upstream: str, recipients: int) -> None:
+        """So many recipients of one message were given up: it became too old for its lane."""
+        self._expired.labels(upstream).inc(recipients)
+        self.totals["expired"] += recipients
 
     def failed(self, room: str) -> None:
         """A surprise was caught in a loop of ``room``, logged, and survived."""
@@ -200,11 +220,7 @@ class Metrics:
 
     def exposition(self, figures: Figures) -> bytes:
         """The text of ``/metrics``, states taken from ``figures``."""
-        self._depth.clear()
-        for stream in figures.streams:
-            for state in ("waiting", "parked", "quarantined"):
-                labels = (stream.upstream, stream.lane, state)
-                self._depth.labels(*labels).inc(getattr(stream, state))
+        self._expose_streams(figures)
         self._used.set(figures.room.used_bytes)
         self._free.set(figures.room.free_bytes)
         self._stalled_for.set(figures.room.stalled_s)
@@ -221,3 +237,18 @@ class Metrics:
                 if value is not None:
                     gauge.labels(upstream.name).set(value)
         return generate_latest(self.registry)
+
+    def _expose_streams(self, figures: Figures) -> None:
+        """The streams of each lane taken together: depths added up, the greatest age."""
+        self._depth.clear()
+        self._oldest.clear()
+        oldest_at: dict[tuple[str, str], int] = {}
+        for stream in figures.streams:
+            lane = (stream.upstream, stream.lane)
+            for state in ("waiting", "parked", "quarantined"):
+                self._depth.labels(*lane, state).inc(getattr(stream, state))
+            if stream.oldest_at is not None:
+                oldest_at[lane] = min(stream.oldest_at, oldest_at.get(lane, stream.oldest_at))
+        for lane, at in oldest_at.items():
+            # Below 0 only if the clock was set back.
+            self._oldest.labels(*lane).set(max(0, figures.now - at) / 1000)

@@ -38,6 +38,7 @@ EXIT_CODES: Mapping[type[errors.RelayError], int] = {
     errors.RelayError: 70,
     errors.ConfigError: 78,
     errors.ConfigErrors: 78,
+    errors.AddressBusy: 75,
     errors.SpoolError: 74,
     errors.SpoolFull: 73,
     errors.SpoolBusy: 75,
@@ -52,14 +53,14 @@ EXIT_CODES: Mapping[type[errors.RelayError], int] = {
 _EXIT_CODES_HELP = """\b
 Exit codes:
   0   done
-  1   find: nothing found; else stopped by Ctrl-C, or a bug (then with a traceback)
+  1   find: nothing found; serve: stopped at once; else a bug (then with a traceback)
   2   the command line is wrong
   65  a stored message is damaged
   69  the upstream cannot be reached
   70  the relay cannot do what was asked
   73  no room for the spool
   74  the spool is missing, damaged or too new
-  75  the spool belongs to another process; try again later
+  75  the spool, or a port, belongs to another program; try again later
   78  the configuration is wrong; starting again will not help
 """
 

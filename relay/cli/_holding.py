@@ -25,7 +25,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def hold(path: Path | None, key: str, reason: str, as_json: bool) -> None:
     """Hold ``key`` and say so."""
     answer = ask(load(locate(path)), "hold", key=key, reason=reason)
-    click.echo(json.dumps(answer) if as_json else f"held: {key}")
+    nothing = " (no mail of it is here now)" if answer["waiting"] == 0 else ""
+    click.echo(json.dumps(answer) if as_json else f"held: {key}{nothing}")
 
 
 def release(path: Path | None, key: str, source: str | None, as_json: bool) -> None:

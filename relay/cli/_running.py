@@ -34,6 +34,10 @@ def ask(config: Config, command: str, **body: object) -> dict[str, Any]:
     if answer is not None:
         click.echo("(the relay that runs with --sandbox says)", err=True)
         return answer
-    from relay.service import offline  # noqa: PLC0415
+    from relay.service import offline  # noqa: PLC0415  # opens spools; most commands need not
+
+    if inside.exists() and not real.exists():
+        click.echo("(no relay runs; this is what serve --sandbox left)", err=True)
+        config = sandbox.own_spool(config)
 
     return asyncio.run(offline.answer(config, command, body))

@@ -44,6 +44,7 @@ def _lines(one: dict[str, Any]) -> list[str]:
     ]
     if one["campaign"]:
         lines.append(f"  campaign  {one['campaign']}, subscriber {one['subscriber'] or 'unknown'}")
+    lines += [f"  held by   {reason}" for reason in one["held_by"]]
     if one["reply"]:
         lines.append(f"  reply     {one['reply']}")
     if one["ses_id"]:

@@ -43,7 +43,7 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         yield f"relay {figures['version']}  {state} for {_ago(now - figures['started_at'])}"
     for upstream in figures["upstreams"]:
         yield from _upstream_lines(upstream, now)
-    yield from _stream_lines(figures["streams"])
+    yield from _stream_lines(figures["streams"], now)
     yield from _hold_lines(figures["holds"], now)
     room = figures["room"]
     yield (
@@ -77,13 +77,15 @@ def _upstream_lines(upstream: dict[str, Any], now: int) -> Iterator[str]:
         yield f"  quota spent, asking again in {_ago(upstream['quota_next_at'] - now)}"
 
 
-def _stream_lines(streams: list[dict[str, Any]]) -> Iterator[str]:
+def _stream_lines(streams: list[dict[str, Any]], now: int) -> Iterator[str]:
     waiting = sum(stream["waiting"] + stream["parked"] for stream in streams)
     yield f"waiting  {waiting} recipients"
     for stream in streams[:STREAMS_MAX]:
         states = [f"{stream[name]} {name}" for name in ("waiting", "parked", "quarantined")]
-        text = ", ".join(state for state in states if not state.startswith("0 "))
-        yield f"  {stream['lane']:8} {stream['campaign'] or '(no campaign)':36}  {text}"
+        facts = [state for state in states if not state.startswith("0 ")]
+        if stream["oldest_at"] is not None:
+            facts.append(f"oldest {_ago(now - stream['oldest_at'])}")
+        yield f"  {stream['lane']:8} {stream['campaign'] or '(no campaign)':36}  {', '.join(facts)}"
     rest = streams[STREAMS_MAX:]
     if rest:
         count = sum(stream["waiting"] + stream["parked"] for stream in rest)

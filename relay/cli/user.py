@@ -26,27 +26,38 @@ def user() -> None:
     is_flag=True,
     help="Keep the password itself, not its hash: CRAM-MD5 needs it (LOGIN and PLAIN do not).",
 )
+@click.option(
+    "--file",
+    "users_file",
+    type=click.Path(path_type=Path),
+    help="The file to write to; default: listen.users_file.",
+)
 @config_option
-def add(name: str, cram: bool, path: Path | None) -> None:
-    """Add NAME, or give it a new password; a running relay knows it at once.
+def add(name: str, cram: bool, users_file: Path | None, path: Path | None) -> None:
+    """Add NAME, or give it a new password; a relay that reads this file knows it at once.
 
     The password is asked for, or read from the first line of standard input.
     """
-    listen = load(locate(path)).listen
-    if not listen.users_file:
-        raise ConfigError("listen.users_file", '""', _FILE_MISSING)
+    place = users_file or _configured(path)
     if not users.is_name(name):
         raise click.BadParameter("printable characters, no colon", param_hint="NAME")
     password = _ask_password()
     if not users.is_secret(password):
         raise click.UsageError("the password must be printable, without blanks around it")
     secret = users.Plain(password) if cram else users.scrypt(password)
-    place = Path(listen.users_file)
     try:
         was_there = users.put(place, name, secret)
     except OSError as error:
         raise RelayError(f"{place} cannot be written: {error.strerror or error}") from error
     click.echo(f"{name}: {'new password' if was_there else 'added'} in {place}")
+
+
+def _configured(path: Path | None) -> Path:
+    """The users file of the configuration. Raises: ConfigError if it names none."""
+    listen = load(locate(path)).listen
+    if not listen.users_file:
+        raise ConfigError("listen.users_file", '""', _FILE_MISSING)
+    return Path(listen.users_file)
 
 
 def _ask_password() -> str:

@@ -52,10 +52,15 @@ class Commands:
 
 
 class ControlServer:
-    """Listens on the socket from ``start`` to ``stop``."""
+    """Listens on the socket from ``start`` to ``stop``.
 
-    def __init__(self, path: Path, commands: Commands) -> None:
-        self._path = path
+    ``on_failure`` is told the room of each surprise that was logged and survived.
+    """
+
+    def __init__(
+        self, path: Path, commands: Commands, *, on_failure: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._path, self._on_failure = path, on_failure
         self._commands = {field.name: getattr(commands, field.name) for field in fields(commands)}
         app = web.Application(client_max_size=BODY_MAX_BYTES)
         app.router.add_post("/v1/{command}", self._answer)
@@ -103,6 +108,7 @@ class ControlServer:
             return web.json_response({"error": str(error)}, status=409)
         except Exception:
             _log.exception("control request failed", extra={"command": request.path})
+            self._on_failure("control")
             return web.json_response(
                 {"error": "surprise inside the relay, see its log"}, status=500
             )

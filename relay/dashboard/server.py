@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import ipaddress
 import os
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from relay.errors import ConfigError
+from relay.errors import AddressBusy, ConfigError
 from relay.metrics import CONTENT_TYPE, Metrics
 from relay.systemd import is_private
 
@@ -80,14 +81,22 @@ class DashboardServer:
         self.port = config.port
 
     async def start(self) -> None:
-        """Bind the port. Raises: ConfigError if it cannot be bound."""
+        """Bind the port.
+
+        Raises: AddressBusy if another program has it; ConfigError if it cannot be bound at all.
+        """
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._config.host, self._config.port)
         try:
             await site.start()
         except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise AddressBusy(
+                    f"dashboard.port {self._config.port} on {self._config.host} is taken by "
+                    "another program: stop it, or choose another port"
+                ) from error
             found = f"{self._config.port} on {self._config.host}: {_said(error)}"
-            raise ConfigError("dashboard.port", found, "a free port of this machine") from error
+            raise ConfigError("dashboard.port", found, "an address of this machine") from error
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

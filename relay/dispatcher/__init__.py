@@ -5,8 +5,9 @@ spool, ``sessions`` gets sessions, ``attempts`` makes one attempt, ``conclusion`
 into what becomes of each recipient, ``books`` writes it down.
 """
 
+from relay.dispatcher.attempts import IN_DOUBT_REASON
 from relay.dispatcher.books import parks
 from relay.dispatcher.dispatcher import Dispatcher
 from relay.dispatcher.rooms import Rooms
 
-__all__ = ["Dispatcher", "Rooms", "parks"]
+__all__ = ["IN_DOUBT_REASON", "Dispatcher", "Rooms", "parks"]

@@ -24,6 +24,7 @@ from relay.dispatcher.conclusion import (
     conclude,
     parts_of,
 )
+from relay.dispatcher.endings import Endings
 from relay.dispatcher.speed import Speed
 from relay.envelope import redact, redact_all
 from relay.errors import ContentDamaged, SessionLost, SpoolError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+IN_DOUBT_REASON = "in doubt: sent, but the upstream's answer was lost"
+"""Of the hold that ``upstream.in_doubt = "hold"`` puts such mail under."""
 OCCUPANCY_S = 0.4
 """How long a session is taken by a message, until measured: four round trips of 50 ms and
 0.2 s of work (facts, ses-smtp.md 3)."""
@@ -73,6 +76,7 @@ class Attempts:
         self.occupancy_s = OCCUPANCY_S
         """How long an attempt takes a session, of late."""
         self.speed = Speed()
+        self.endings = Endings()
 
     async def run(self, envelope: Envelope, session: Session, probe: str) -> None:
         """Try to send a leased envelope; ``probe`` is the held key that this tests, or "".
@@ -163,11 +167,15 @@ class Attempts:
             self._count(envelope, part, decision.verdict)
             rulings.append(Ruling(part, decision.verdict, decision.key))
             decisions.append(decision)
-        now_ms = self._rooms.clock.wall_ms()
-        jitter = self._rooms.chance()
-        await self._write(
-            envelope, conclude(envelope, rulings, self._rules, now_ms=now_ms, jitter=jitter)
+        conclusion = conclude(
+            envelope,
+            rulings,
+            self._rules,
+            now_ms=self._rooms.clock.wall_ms(),
+            jitter=self._rooms.chance(),
+            put_off=self._put_off(envelope, parts, sent_at),
         )
+        await self._write(envelope, conclusion)
         for decision in decisions:
             await self.apply(decision)
 
@@ -176,7 +184,24 @@ class Attempts:
         if decision.add or decision.lift:
             await self._books.keep_holds(decision)
         if decision.lift:
-            self._feed.reread()
+            self._rooms.on_lift()
+
+    def _put_off(self, envelope: Envelope, parts: list[Part], sent_at: float) -> int:
+        """How often this mail waits by now because sessions end under it; 0: it goes on at once."""
+        verdict, now = parts[-1].judgement.verdict, self._rooms.clock.monotonic()
+        match verdict:
+            case SessionEnded():
+                was_broken = self.endings.is_broken
+                put_off = self.endings.ended(envelope.id, verdict, sent_at, now)
+                if self.endings.is_broken and not was_broken:
+                    facts = {"upstream": self._name, "error": redact_all(verdict.text)}
+                    _log.warning("upstream ends sessions, slowing down", extra=facts)
+                return put_off
+            case InDoubt():
+                return 0
+            case _:
+                self.endings.answered(envelope.id)
+                return 0
 
     async def _unanswered(self, probe: str) -> None:
         """A probe came to nothing: it is asked again later."""
@@ -194,23 +219,25 @@ class Attempts:
     async def _write(self, envelope: Envelope, conclusion: Conclusion) -> None:
         """Settle what is to be settled, then end the lease."""
         settlement = conclusion.settlement
-        if settlement is not None and not await self._books.settle(settlement):
+        if settlement is None:
+            self._feed.end_lease(envelope, conclusion.head)
+            return
+        settled = await self._books.settle(settlement)
+        if not settled.written:
             return
         self._feed.end_lease(envelope, conclusion.head)
-        if settlement is None:
-            return
         if settlement.parked is not None:
             await self.see_to_parked(settlement.parked.hold_key)
-        elif settlement.earliest_due_at is not None:
-            self._feed.falls_due(settlement.earliest_due_at)
+        elif settled.due_at is not None and not conclusion.head:
+            # Also what was not tried now, and may have fallen due while the rest was leased.
+            self._feed.falls_due(settled.due_at)
 
     async def see_to_parked(self, key: str) -> None:
         """A hold may have been lifted while the mail under it was being parked."""
         if key == in_doubt_key(self._name) and not self._rooms.holds.held(key):
-            reason = "in doubt: sent, but the upstream's answer was lost"
-            hold = Hold(key, Source.BREAKER, reason, self._rooms.clock.wall_ms())
+            hold = Hold(key, Source.BREAKER, IN_DOUBT_REASON, self._rooms.clock.wall_ms())
             self._rooms.holds.add(hold)
-            await self._books.keep_holds(Decision(InDoubt(reason), key, add=(hold,)))
+            await self._books.keep_holds(Decision(InDoubt(IN_DOUBT_REASON), key, add=(hold,)))
         elif not self._rooms.holds.held(key):
             await self._books.free(key)
             self._feed.reread()

@@ -9,23 +9,25 @@ A settlement that contradicts the spool is our bug. It is tried again a few time
 batch may fail for another's fault; then the mail's lease is kept, so that it is not sent again
 before the next start.
 
-Holds are written here, too. A hold that is lost costs a few refusals, parked mail that is not
-released waits for the next start; so these are tried for a while, and not for ever.
+Holds are written here, too. A hold that is lost costs a few refusals, so that is tried for a
+while, and not for ever. Parked mail that is not released would wait for the next start, held
+by nobody: a hold that was lifted is tried until it is gone, ever less often.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
 
 from relay.breaker import account_key, campaign_key
 from relay.envelope import redact_all
 from relay.errors import SpoolBroken, SpoolBusy, SpoolError, SpoolFull
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from relay.breaker import Decision, Hold
+    from relay.breaker import Decision, Hold, Source
     from relay.dispatcher.rooms import Rooms
     from relay.spool import Settlement
 
@@ -38,8 +40,21 @@ RETRY_S = 1.0
 """Between tries to write down what must be written down."""
 REFUSED_TRIES = 3
 """Tries of a settlement that the spool calls a contradiction."""
-HOLD_TRIES = 30
-"""Tries to write down a hold, or to release what was parked under it."""
+RETRY_MAX_S = 60.0
+"""The pause between tries that have failed for long, so that the log stays readable."""
+HOLD_TRIES = 10
+"""Tries to write down a new hold: about five minutes."""
+
+
+class Settled(NamedTuple):
+    """What became of a settlement: whether it is on disk, and when its envelope is due then.
+
+    ``due_at`` (wall ms, perhaps past) goes by every recipient that waits, also those that were
+    not tried now; None if the envelope waits in no lane.
+    """
+
+    written: bool
+    due_at: int | None
 
 
 class Books:
@@ -57,30 +72,30 @@ class Books:
         """Whether so much is unwritten that nothing more may be sent."""
         return self._failing > 0 or self._unsettled >= UNSETTLED_MAX
 
-    async def settle(self, settlement: Settlement) -> bool:
-        """Return True once it is on disk, however long that takes; False if it is refused."""
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Return once it is on disk, however long that takes, or refused."""
         self._unsettled += 1
         failures = refusals = 0
         try:
-            while (error := await self._write(settlement)) is not None:
-                is_refused = not isinstance(error, SpoolFull | SpoolBusy | SpoolBroken)
+            while isinstance(found := await self._write(settlement), SpoolError):
+                is_refused = not isinstance(found, SpoolFull | SpoolBusy | SpoolBroken)
                 refusals += is_refused
                 if refusals == REFUSED_TRIES:
-                    return False
+                    return Settled(written=False, due_at=None)
                 failures += not is_refused
                 self._failing += failures == 1 and not is_refused
                 await self._rooms.clock.sleep(RETRY_S)
-            return True
+            return Settled(written=True, due_at=found)
         finally:
             self._unsettled -= 1
             self._failing -= failures > 0
             self._on_change()
 
-    async def _write(self, settlement: Settlement) -> SpoolError | None:
-        """Why it could not be written; None if it was."""
+    async def _write(self, settlement: Settlement) -> SpoolError | int | None:
+        """Why it could not be written; if it was, when its envelope is due (None: never)."""
         labels = {"envelope": settlement.envelope.name, "lane": settlement.envelope.lane}
         try:
-            await self._rooms.spool.settle(settlement)
+            return await self._rooms.spool.settle(settlement)
         except (SpoolFull, SpoolBusy, SpoolBroken) as error:
             labels["error"] = str(error)
             _log.error("settlement not written, dispatch stopped", extra=labels)
@@ -89,7 +104,6 @@ class Books:
             _log.exception("settlement refused", extra=labels)
             self._rooms.metrics.failed("spool")
             return error
-        return None
 
     async def keep_holds(self, decision: Decision) -> None:
         """Write a decision's holds down; mail parked under those lifted goes back to its lanes."""
@@ -101,7 +115,10 @@ class Books:
                 self._rooms.ageing.go(key, self._rooms.clock.wall_ms())
             self._announced.pop(key, None)
             _log.warning("hold lifted", extra={"key": redact_all(key), "source": source.value})
-        await self._insist(lambda: self._keep_holds(decision))
+        if decision.add:
+            await self._insist(lambda: self._put(decision.add), tries=HOLD_TRIES)
+        if decision.lift:
+            await self._insist(lambda: self._drop(decision.lift))
 
     def _announce(self, hold: Hold) -> None:
         """Log a hold once; what a probe changes in it is no news."""
@@ -110,11 +127,15 @@ class Books:
             facts = {"key": redact_all(hold.key), "reason": redact_all(hold.reason)}
             _log.warning("mail held", extra=facts)
 
-    async def _keep_holds(self, decision: Decision) -> None:
-        for hold in decision.add:
+    async def _put(self, holds: Iterable[Hold]) -> None:
+        for hold in holds:
             await self._rooms.spool.put_hold(hold)
-        for key, source in decision.lift:
-            await self._rooms.spool.drop_hold(key, source)
+
+    async def _drop(self, lifted: Iterable[tuple[str, Source]]) -> None:
+        for key, source in lifted:
+            # Between two tries it may have been set again.
+            if source not in self._rooms.holds.sources(key):
+                await self._rooms.spool.drop_hold(key, source)
             await self._free(key)
 
     async def free(self, key: str) -> None:
@@ -125,16 +146,22 @@ class Books:
         if parks(key) and not self._rooms.holds.held(key):
             await self._rooms.spool.release(key)
 
-    async def _insist(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Try ``change``, which may be repeated, until it succeeds or there is little hope."""
-        for left in reversed(range(HOLD_TRIES)):
+    async def _insist(
+        self, change: Callable[[], Awaitable[None]], *, tries: int | None = None
+    ) -> None:
+        """Try ``change``, which may be repeated, until it succeeds or ``tries`` have failed."""
+        pause_s = RETRY_S
+        for tried in count(1):
             try:
                 await change()
             except SpoolError as error:
-                _log.error("hold not written", extra={"error": str(error), "tries_left": left})
-                await self._rooms.clock.sleep(RETRY_S)
+                _log.error("hold not written", extra={"error": str(error), "tries": tried})
             else:
                 return
+            if tried == tries:
+                return
+            await self._rooms.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
 
 
 def parks(key: str) -> bool:

@@ -96,9 +96,19 @@ class Rules:
 
 
 def conclude(
-    envelope: Envelope, rulings: Iterable[Ruling], rules: Rules, *, now_ms: int, jitter: float
+    envelope: Envelope,
+    rulings: Iterable[Ruling],
+    rules: Rules,
+    *,
+    now_ms: int,
+    jitter: float,
+    put_off: int = 0,
 ) -> Conclusion:
-    """What becomes of each recipient of an envelope after one attempt."""
+    """What becomes of each recipient of an envelope after one attempt.
+
+    ``put_off`` above 0: sessions keep ending under this mail, and it waits, uncharged, as
+    long as after that many deferrals.
+    """
     changes: list[Finished | Rescheduled] = []
     head: list[Recipient] = []
     parked: Parked | None = None
@@ -110,7 +120,10 @@ def conclude(
                 attempts=recipient.attempts + fated.costs,
                 in_doubt=recipient.in_doubt or fated.in_doubt,
             )
-            if fated.next is Next.HEAD:
+            if put_off and isinstance(ruling.verdict, SessionEnded):
+                due = due_at(rules.retry, put_off, now_ms, jitter)
+                changes.append(_rescheduled(tried, ruling, due))
+            elif fated.next is Next.HEAD:
                 head.append(tried)
             elif fated.outcome is not None:
                 changes.append(_finished(tried, ruling, fated.outcome))

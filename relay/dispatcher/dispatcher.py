@@ -21,7 +21,8 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from relay.breaker import account_key, campaign_key, in_doubt_key
+from relay.breaker import Source, account_key, campaign_key, in_doubt_key, sandbox_key
+from relay.config import Lane
 from relay.dispatcher.attempts import Attempts
 from relay.dispatcher.books import Books, parks
 from relay.dispatcher.conclusion import Rules, expired, set_aside
@@ -30,8 +31,9 @@ from relay.dispatcher.pause import first_of
 from relay.dispatcher.sessions import Sessions
 from relay.dispatcher.turn import Go, Policy, Rest, Turn, Why, next_turn
 from relay.envelope import redact_all
-from relay.errors import UpstreamError
+from relay.errors import SpoolError, UpstreamError
 from relay.lanes import Lanes
+from relay.spool import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,7 +80,7 @@ class Dispatcher:
             on_end=self.wake,
         )
         self._woken, self._draining = asyncio.Event(), asyncio.Event()
-        self._sessions = Sessions(upstream.name, rooms, self._draining)
+        self._sessions = Sessions(upstream, rooms, self._draining)
         self._why: Why | None = Why.IDLE
 
     # -- What others tell it ---------------------------------------------------------------
@@ -109,7 +111,17 @@ class Dispatcher:
             return "stopped: what was sent cannot be noted down, see the log"
         if self._sessions.unreachable:
             return f"unreachable: {self._sessions.unreachable}"
+        if self._attempts.endings.is_broken:
+            return f"unreachable: sessions end: {self._attempts.endings.text}"
+        if self._why is Why.IDLE and self._has_mail():
+            return "waiting: all mail is held or not due yet"
         return "sending" if self._why is None else self._why.value
+
+    def _has_mail(self) -> bool:
+        return any(
+            key.upstream == self.name and key.state in {State.WAITING, State.PARKED}
+            for key in self._rooms.spool.depth()
+        )
 
     def sent_per_s(self, now: float) -> float:
         """Recipients accepted a second, of late (``now`` is monotonic)."""
@@ -139,6 +151,8 @@ class Dispatcher:
             await self._rest(turn)
             return
         self._sessions.want(self._attempts.occupancy_s, tasks)
+        if not self._rooms.upstream.snapshot().open:
+            self._why = Why.CONNECTING
         try:
             session = await self._sessions.acquire()
         except UpstreamError as error:
@@ -166,9 +180,15 @@ class Dispatcher:
     def _turn(self, *, own_sessions: int) -> Turn:
         if self._books.is_stuck:
             return Rest(Why.SPOOL)
+        now_ms, endings = self._rooms.clock.wall_ms(), self._attempts.endings
         state = self._rooms.upstream.snapshot()
         free_of_own = replace(state, busy=state.busy - own_sessions)
-        return next_turn(self._policy, free_of_own, self._rooms.clock.wall_ms())
+        wait_s = endings.wait_s(self._rooms.clock.monotonic())
+        if wait_s:
+            return Rest(Why.BROKEN, now_ms + round(wait_s * 1000))
+        if endings.is_broken and free_of_own.busy:
+            return Rest(Why.BROKEN)  # One at a time: its end wakes the loop.
+        return next_turn(self._policy, free_of_own, now_ms)
 
     async def _rest(self, rest: Rest) -> None:
         """Wait until woken, drained, or the moment that policy named."""
@@ -182,10 +202,11 @@ class Dispatcher:
         """Keep why nothing goes, and stop the age clock for what is not the mail's fault."""
         self._why = why
         now_ms = self._rooms.clock.wall_ms()
-        if why is Why.QUOTA:
-            self._rooms.ageing.stop(self._quota_scope, now_ms)
-        elif why is None:
-            self._rooms.ageing.go(self._quota_scope, now_ms)
+        for stops, scope in ((Why.QUOTA, self._quota_scope), (Why.BROKEN, self._broken_scope)):
+            if why is stops:
+                self._rooms.ageing.stop(scope, now_ms)
+            elif why is None and not self._attempts.endings.is_broken:
+                self._rooms.ageing.go(scope, now_ms)
 
     # -- A moment and an envelope ------------------------------------------------------------
 
@@ -225,7 +246,11 @@ class Dispatcher:
     ) -> Envelope | None:
         """Lease in the order of the lanes; what may not go leaves them on the way."""
         while (envelope := self._lanes.choose(only=only)) is not None:
-            settlement = self._put_away(envelope, probe, now_ms)
+            try:
+                settlement = self._put_away(envelope, probe, now_ms)
+            except BaseException:
+                self._feed.end_lease(envelope, envelope.recipients)
+                raise
             if settlement is None:
                 return envelope
             tasks.create_task(self._settle(settlement))
@@ -234,13 +259,11 @@ class Dispatcher:
     async def _pick_probe(self, key: str, now_ms: int, tasks: asyncio.TaskGroup) -> Envelope | None:
         """Lease an envelope that shows whether ``key`` may go."""
         breaker = self._rooms.breaker
-        if key == account_key(self.name):
-            envelope = self._first_free(None, now_ms, tasks, probe=key) or self._lanes.any_head()
-            envelope = envelope or await self._any_parked()
-        elif key.startswith(campaign_key("")):
-            envelope = self._lanes.first_of(key.removeprefix(campaign_key("")))
-        else:
-            envelope = await self._feed.lease_parked([key], self._rooms.holds.held)
+        try:
+            envelope = await self._candidate(key, now_ms, tasks)
+        except SpoolError as error:
+            _log.error("parked mail cannot be read", extra={"error": str(error)})
+            envelope = None
         if envelope is not None and breaker.may_probe(envelope, key, through_breakers=True):
             breaker.probe_started(key, now_ms)
             return envelope
@@ -249,19 +272,50 @@ class Dispatcher:
         breaker.probe_missed(key, now_ms)
         return None
 
+    async def _candidate(self, key: str, now_ms: int, tasks: asyncio.TaskGroup) -> Envelope | None:
+        """Lease an envelope that ``key`` holds; the best there is, not always good enough."""
+        if key == account_key(self.name):
+            envelope = self._first_free(None, now_ms, tasks, probe=key)
+            return (
+                envelope or self._lanes.any_head(self._may_go_through) or await self._any_parked()
+            )
+        if key.startswith(campaign_key("")):
+            return self._lanes.first_of(key.removeprefix(campaign_key("")))
+        return await self._feed.lease_parked([key], self._rooms.holds.held)
+
+    def _may_go_through(self, envelope: Envelope) -> bool:
+        """Whether only breakers hold it: the account's probe may pass those, and nobody else's."""
+        account = account_key(self.name)
+        return self._rooms.breaker.may_probe(envelope, account, through_breakers=True)
+
     async def _any_parked(self) -> Envelope | None:
         """Lease any envelope that was put away, but for mail in doubt: that may be out already."""
         keys = await self._rooms.spool.parked_keys()
-        usable = [key for key in keys if key != in_doubt_key(self.name)]
+        usable = [
+            key
+            for key in keys
+            if key != in_doubt_key(self.name) and self._rooms.holds.sources(key) <= {Source.BREAKER}
+        ]
         return await self._feed.lease_parked(usable, self._rooms.holds.held)
 
     def _put_away(self, envelope: Envelope, probe: str, now_ms: int) -> Settlement | None:
         """What takes a leased envelope off its lane without a try, if anything does."""
         breaker = self._rooms.breaker
         labels = {"envelope": envelope.name, "lane": envelope.lane}
-        age_max_h = self._lane_config[envelope.lane].age_max_h
-        scopes = (*breaker.keys(envelope), self._quota_scope, self._sessions.scope)
-        if self._rooms.ageing.expired(envelope.received_at, age_max_h, scopes, now_ms):
+        lane = self._lane_config.get(envelope.lane) or Lane()  # It may have left the config.
+        # An envelope does not say how long it was parked, so all of a sandbox's time counts as
+        # stopped for all of its mail: some lives longer than it should, none shorter.
+        scopes = (
+            *breaker.keys(envelope),
+            sandbox_key(self.name),
+            in_doubt_key(self.name),
+            self._quota_scope,
+            self._broken_scope,
+            self._sessions.scope,
+        )
+        ageing = self._rooms.ageing
+        is_steady = ageing.is_steady(now_ms, self._rooms.clock.monotonic())
+        if is_steady and ageing.expired(envelope.received_at, lane.age_max_h, scopes, now_ms):
             _log.warning("envelope expired", extra=labels)
             self._rooms.metrics.expired(self.name, envelope.cost)
             return expired(envelope, now_ms)
@@ -275,12 +329,19 @@ class Dispatcher:
 
     async def _settle(self, settlement: Settlement) -> None:
         """Write down what was put away without a try; its hold may have been lifted meanwhile."""
-        if not await self._books.settle(settlement):
+        settled = await self._books.settle(settlement)
+        if not settled.written:
             return
         self._feed.end_lease(settlement.envelope)
+        if settled.due_at is not None:
+            self._feed.falls_due(settled.due_at)
         if settlement.parked is not None:
             await self._attempts.see_to_parked(settlement.parked.hold_key)
 
     @property
     def _quota_scope(self) -> str:
         return f"quota:{self.name}"
+
+    @property
+    def _broken_scope(self) -> str:
+        return f"broken:{self.name}"

@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from relay.dispatcher.pause import first_of
 from relay.errors import SpoolError
 from relay.lanes import StreamKey
 from relay.spool import State
@@ -34,17 +35,28 @@ _log = logging.getLogger(__name__)
 DUE_GAP_S = 1.0
 """Deferred mail is looked for at most this often, however many moments it falls due at."""
 RETRY_S = 5.0
-"""Pause after the spool could not be read."""
+"""Pause after the spool could not be read: what is wrong with a disk takes seconds at least,
+and each try is a line in the log."""
 
 
 class Feed:
-    """Reads for one upstream; ``on_mail`` is called whenever a window was filled."""
+    """Reads for one upstream; ``on_mail`` is called whenever a window was filled.
+
+    ``on_failure`` is told the room of each surprise that was logged and survived.
+    """
 
     def __init__(
-        self, upstream: str, spool: Spool, lanes: Lanes, clock: Clock, on_mail: Callable[[], None]
+        self,
+        upstream: str,
+        spool: Spool,
+        lanes: Lanes,
+        clock: Clock,
+        on_mail: Callable[[], None],
+        *,
+        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._upstream, self._spool, self._lanes, self._clock = upstream, spool, lanes, clock
-        self._on_mail = on_mail
+        self._on_mail, self._on_failure = on_mail, on_failure
         self._poked = asyncio.Event()
         self._due_at: int | None = None
         self._is_due_stale = True
@@ -81,10 +93,12 @@ class Feed:
         Raises: SpoolError.
         """
         for key in keys:
-            limit = len(self._lent) + 1
+            before = frozenset(self._lent)
+            limit = len(before) + 1
             for found in await self._spool.read_parked(self._upstream, key, limit=limit):
-                # Released during the read, it may be in its lane by now.
-                if found.id not in self._lent and is_held(key):
+                # A lease that ended during the read: what was read may be stale. A hold released
+                # during the read: it may be in its lane by now.
+                if found.id not in before | self._lent and is_held(key):
                     self._lent.add(found.id)
                     return found
         return None
@@ -110,15 +124,22 @@ class Feed:
         """Read whenever there is a reason to, until cancelled."""
         self.reread()
         while True:
-            self._poked.clear()
             try:
-                await self._fill()
-                await self._look_for_due()
+                await self._step()
             except SpoolError as error:
                 _log.error("spool cannot be read", extra={"error": str(error)})
                 await self._clock.sleep(RETRY_S)
-                continue
-            await self._rest()
+            except Exception:
+                _log.exception("reading for a lane failed", extra={"upstream": self._upstream})
+                self._on_failure("dispatcher")
+                await self._clock.sleep(RETRY_S)
+
+    async def _step(self) -> None:
+        """Read all there is a reason to, then wait for the next reason."""
+        self._poked.clear()
+        await self._fill()
+        await self._look_for_due()
+        await self._rest()
 
     async def _fill(self) -> None:
         """Read until no window is low that could be filled; mail may arrive meanwhile."""
@@ -137,7 +158,6 @@ class Feed:
             self._upstream,
             key.lane,
             key.campaign,
-            after=(0, 0),
             now_ms=self._clock.wall_ms(),
             limit=asked,
         )
@@ -169,10 +189,4 @@ class Feed:
             await self._poked.wait()
             return
         wait_s = max(DUE_GAP_S, (self._due_at - self._clock.wall_ms()) / 1000)
-        due = asyncio.ensure_future(self._clock.sleep(wait_s))
-        poked = asyncio.ensure_future(self._poked.wait())
-        try:
-            await asyncio.wait({due, poked}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            due.cancel()
-            poked.cancel()
+        await first_of(self._clock.sleep(wait_s), self._poked.wait())

@@ -33,3 +33,5 @@ class Rooms:
     clock: Clock
     chance: Callable[[], float]
     """A number in 0..1, for jitter."""
+    on_lift: Callable[[], None]
+    """Called when a hold was lifted: other upstreams may have mail of the same campaign."""

@@ -18,6 +18,7 @@ from relay.upstream import Refused
 from relay.verdict import SessionEnded, judge, judge_unreachable, kind_of
 
 if TYPE_CHECKING:
+    from relay import config
     from relay.breaker import Decision
     from relay.dispatcher.rooms import Rooms
     from relay.upstream import Session
@@ -34,8 +35,9 @@ WARMING_MAX = 8
 class Sessions:
     """The pool as one dispatcher uses it."""
 
-    def __init__(self, upstream: str, rooms: Rooms, stop: asyncio.Event) -> None:
-        self._name, self._rooms, self._stop = upstream, rooms, stop
+    def __init__(self, upstream: config.Upstream, rooms: Rooms, stop: asyncio.Event) -> None:
+        self._name, self._rooms, self._stop = upstream.name, rooms, stop
+        self._address = f"{upstream.host}:{upstream.port}"
         self._warming = 0
         self.unreachable = ""
         """Why no session could be opened the last time, "" if one could or a hold says why."""
@@ -74,7 +76,7 @@ class Sessions:
         needed = min(max(needed, state.busy + SPARE), state.ceiling)
         self._rooms.upstream.want(needed)
         missing = needed - state.open - state.opening - self._warming
-        if self.unreachable:
+        if self.unreachable or self._rooms.holds.account_held(self._name):
             return
         for _ in range(min(missing, WARMING_MAX - self._warming)):
             self._warming += 1
@@ -98,9 +100,9 @@ class Sessions:
         now_ms = self._rooms.clock.wall_ms()
         if isinstance(verdict, SessionEnded):
             if not self.unreachable:
-                facts = {"upstream": self._name, "error": str(error)}
+                facts = {"upstream": self._name, "at": self._address, "error": str(error)}
                 _log.warning("upstream unreachable", extra=facts)
-            self.unreachable = str(error)
+            self.unreachable = f"{self._address}: {error}"
             self._rooms.ageing.stop(self.scope, now_ms)
         return self._rooms.breaker.opening_failed(verdict, now_ms, probe_of=probe)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 WINDOW_S = 10
+"""Long enough that one large message does not show as a leap, short enough to see a stall."""
 
 
 class Speed:

@@ -32,6 +32,10 @@ class Why(StrEnum):
     """The quota is spent, and the next probe is not due."""
     SESSIONS = "session-bound"
     """Mail waits, but the last free session is kept for priority."""
+    CONNECTING = "connecting"
+    """Mail may go, and no session is open yet."""
+    BROKEN = "broken"
+    """The upstream ends sessions rather than answer."""
     SPOOL = "spool"
     """What was sent cannot be noted down, so nothing more may be."""
 

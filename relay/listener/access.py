@@ -7,12 +7,13 @@ published ports make strangers look like the bridge's address.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from relay.errors import ConfigError
+from relay.errors import AddressBusy, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,7 +83,8 @@ def open_sockets(listen: config.Listen) -> list[socket.socket]:
     """Sockets bound to every address of ``listen.host``, not yet listening.
 
     Raises:
-        ConfigError: an address cannot be bound; then none is left open.
+        AddressBusy: another program listens there.
+        ConfigError: an address cannot be bound. Either way none is left open.
     """
     opened: list[socket.socket] = []
     try:
@@ -92,6 +94,11 @@ def open_sockets(listen: config.Listen) -> list[socket.socket]:
     except OSError as error:
         for one in opened:
             one.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressBusy(
+                f"listen.port {listen.port} on {', '.join(listen.host)} is taken by another "
+                "program: stop it, or choose another port"
+            ) from error
         found_text = f"{', '.join(listen.host)} with port {listen.port}: {error.strerror or error}"
         raise ConfigError("listen.host", found_text, "an address of this machine") from error
     return opened

@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 WRONG_LOGIN_DELAY_S = 2.0
 """What a guess costs a stranger."""
 
-HANDSHAKE_MAX_S, TLS_CLOSE_MAX_S = 60.0, 1.0
+HANDSHAKE_MAX_S = 60.0
+"""For the TLS handshake: asyncio's own default, bearable over any line."""
+TLS_CLOSE_MAX_S = 1.0
+"""For the client's close_notify; nothing is lost if it never comes (asyncio would wait 30 s,
+with the slot taken)."""
 
 SIZE_DIGITS_MAX = 20
 """Digits of SIZE= (RFC 1870 §4); more say "too big" as well."""

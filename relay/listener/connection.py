@@ -338,6 +338,7 @@ class Connection(SMTP):
             log.error("message not kept", extra={"error": str(error)})
         else:
             log.error("surprise in the listener", exc_info=error)
+            self._observer.failed("listener")
         return replies.of_failure(error).decode()
 
     async def push(self, status: bytes | str) -> None:

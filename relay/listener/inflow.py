@@ -16,6 +16,8 @@ LINE_MAX_BYTES = 16_384
 """RFC 5321 §4.5.3.1.4 asks for 512; an AUTH response may have 12,288 (RFC 4954 §4)."""
 
 HIGH_WATER_BYTES = 65_536
+"""An ordinary campaign message (37-60 kB, facts: listmonk.md 2) or some 800 piped RCPTs; times
+``listen.connections_max`` it is what strangers may fill of our memory."""
 
 
 class ClientGone(Exception):

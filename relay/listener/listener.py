@@ -174,6 +174,7 @@ class Listener:
                 raise
             except Exception:  # the one of this loop; mostly no file descriptors are left
                 log.exception("connection not accepted")
+                self._observer.failed("listener")
                 _close([accepted] if accepted else [])
                 await self._clock.sleep(ACCEPT_RETRY_S)
 

@@ -26,9 +26,12 @@ class Observer(Protocol):
     def accept_seconds(self, seconds: float) -> None:
         """From the end of a message to the answer to it."""
 
+    def failed(self, room: str) -> None:
+        """A surprise was caught in a loop of ``room``, logged, and survived."""
+
 
 class NoObserver:
-    """Nobody."""
+    """Nobody: for a listener without a service around it, as the tests of this room run it."""
 
     def received(self, envelope: Envelope) -> None:
         """As ``Observer.received``."""
@@ -44,3 +47,6 @@ class NoObserver:
 
     def accept_seconds(self, seconds: float) -> None:
         """As ``Observer.accept_seconds``."""
+
+    def failed(self, room: str) -> None:
+        """As ``Observer.failed``."""

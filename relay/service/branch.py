@@ -18,6 +18,8 @@ from relay.shaper import Shaper
 from relay.upstream import Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relay import config
     from relay.ageing import Ageing
     from relay.breaker import Holds
@@ -41,12 +43,24 @@ class Branch:
     """The rooms of one upstream."""
 
     def __init__(
-        self, whole: config.Config, upstream: config.Upstream, password: str, shared: Shared
+        self,
+        whole: config.Config,
+        upstream: config.Upstream,
+        password: str,
+        shared: Shared,
+        on_lift: Callable[[], None],
     ) -> None:
         """Raises: ConfigError: ``ca_file`` cannot be used."""
         self.name = upstream.name
         self._whole, self._upstream, self._shared = whole, upstream, shared
-        self.pool = Pool(upstream, password, clock=shared.clock, helo=whole.listen.hostname)
+        self._on_lift = on_lift
+        self.pool = Pool(
+            upstream,
+            password,
+            clock=shared.clock,
+            helo=whole.listen.hostname,
+            on_failure=shared.metrics.failed,
+        )
         self.shaper = Shaper(upstream.rate)
         self.quota = Quota(upstream.quota)
         self.dispatcher: Dispatcher
@@ -71,6 +85,7 @@ class Branch:
             metrics=self._shared.metrics,
             clock=clock,
             chance=random.random,
+            on_lift=self._on_lift,
         )
         self.dispatcher = Dispatcher(self._upstream, self._whole.retry, self._whole.lanes, rooms)
 

@@ -7,7 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from relay import __version__
-from relay.breaker import Source, account_key
+from relay.breaker import (
+    Source,
+    account_key,
+    campaign_key,
+    in_doubt_key,
+    sandbox_key,
+    sender_key,
+)
 from relay.envelope import id_text
 from relay.figures import (
     Figures,
@@ -19,17 +26,18 @@ from relay.figures import (
 from relay.spool import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from relay.breaker import Hold
+    from relay.breaker import Hold, Holds
     from relay.service.branch import Branch
-    from relay.spool import DepthKey, Found, Spool
+    from relay.spool import Found, Spool
 
 
-def streams_of(depth: Mapping[DepthKey, int]) -> tuple[StreamFigures, ...]:
+def streams_of(spool: Spool) -> tuple[StreamFigures, ...]:
     """Waiting mail by stream, in the order of the names."""
+    oldest = spool.oldest()
     by_stream: dict[tuple[str, str, str], Counter[State]] = {}
-    for (upstream, lane, campaign, state), count in depth.items():
+    for (upstream, lane, campaign, state), count in spool.depth().items():
         by_stream.setdefault((upstream, lane, campaign), Counter())[state] += count
     return tuple(
         StreamFigures(
@@ -39,6 +47,8 @@ def streams_of(depth: Mapping[DepthKey, int]) -> tuple[StreamFigures, ...]:
             waiting=counts[State.WAITING],
             parked=counts[State.PARKED],
             quarantined=counts[State.QUARANTINED],
+            # The depth is of now, the look at the oldest some seconds old.
+            oldest_at=oldest.get((upstream, lane, campaign)) if counts[State.WAITING] else None,
         )
         for (upstream, lane, campaign), counts in sorted(by_stream.items())
         if counts[State.WAITING] or counts[State.PARKED] or counts[State.QUARANTINED]
@@ -101,7 +111,7 @@ def of_stopped_spool(spool: Spool, holds: list[Hold], now_ms: int, now: float) -
         paused=False,
         draining=False,
         upstreams=(),
-        streams=streams_of(spool.depth()),
+        streams=streams_of(spool),
         holds=holds_of(holds),
         room=room_of(spool, now),
         totals={},
@@ -115,6 +125,26 @@ def is_paused(holds: Iterable[Hold], names: Iterable[str]) -> bool:
     return all(account_key(name) in held for name in names)
 
 
-def found_as_json(found: Iterable[Found]) -> list[dict[str, Any]]:
-    """What ``find`` found, ids as people see them."""
-    return [{**asdict(one), "envelope_id": id_text(one.envelope_id)} for one in found]
+def found_as_json(found: Iterable[Found], holds: Holds) -> list[dict[str, Any]]:
+    """What ``find`` found, ids as people see them, with the holds in the way of what waits."""
+    return [
+        {
+            **asdict(one),
+            "envelope_id": id_text(one.envelope_id),
+            "held_by": [f"{hold.key}: {hold.reason}" for hold in _in_the_way(one, holds)],
+        }
+        for one in found
+    ]
+
+
+def _in_the_way(one: Found, holds: Holds) -> list[Hold]:
+    if one.status not in {State.WAITING.name.lower(), State.PARKED.name.lower()}:
+        return []
+    keys = {
+        account_key(one.upstream),
+        campaign_key(one.campaign),
+        sender_key(one.upstream, one.sender),
+    }
+    if one.status == State.PARKED.name.lower():
+        keys |= {sandbox_key(one.upstream), in_doubt_key(one.upstream)}
+    return [hold for hold in holds.all() if hold.key in keys]

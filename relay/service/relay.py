@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from relay import __version__, deferral, systemd
 from relay.ageing import STEP_MS, Ageing
-from relay.breaker import Holds
+from relay.breaker import Hold, Holds, Source, in_doubt_key
 from relay.control import ControlServer, socket_path
 from relay.dashboard import DashboardServer, read_token
+from relay.dispatcher import IN_DOUBT_REASON
 from relay.errors import SpoolError
 from relay.figures import Figures
 from relay.listener import Listener, by_domain, users_of
@@ -67,7 +68,9 @@ class Relay:
             clock=clock,
         )
         self._branches = {
-            upstream.name: Branch(config, upstream, passwords[upstream.name], self._shared)
+            upstream.name: Branch(
+                config, upstream, passwords[upstream.name], self._shared, self._reread
+            )
             for upstream in config.upstreams
         }
         self.listener = Listener(
@@ -89,7 +92,11 @@ class Relay:
         steering = Steering(
             self._shared, self._branches, figures=self.figures, on_change=self._reread
         )
-        self._control = ControlServer(socket_path(Path(config.spool.path)), steering.commands)
+        self._control = ControlServer(
+            socket_path(Path(config.spool.path)),
+            steering.commands,
+            on_failure=self.metrics.failed,
+        )
         self._draining = asyncio.Event()
         self._draining_since: float | None = None
         self.ready = asyncio.Event()
@@ -114,6 +121,7 @@ class Relay:
         await self._restore()
         self._spool.on_arrival = self._on_arrival
         self._spool.on_commit = self.metrics.committed
+        self._spool.on_failure = self.metrics.failed
         async with asyncio.TaskGroup() as tasks:
             upkeep = [
                 tasks.create_task(self._spool.run()),
@@ -142,7 +150,7 @@ class Relay:
             paused=is_paused(holds, self._branches),
             draining=self._draining.is_set(),
             upstreams=tuple(upstream_of(one, now_ms, now) for one in self._branches.values()),
-            streams=streams_of(self._spool.depth()),
+            streams=streams_of(self._spool),
             holds=holds_of(holds),
             room=room_of(self._spool, now),
             totals=dict(self.metrics.totals),
@@ -163,12 +171,17 @@ class Relay:
     async def _restore(self) -> None:
         """Bring back what was known before the last stop."""
         now_ms = self._clock.wall_ms()
+        self._shared.ageing.went_on(now_ms, self._clock.monotonic())
         self._shared.ageing.load(await self._spool.state("ageing") or {})
         for hold in await self._spool.holds():
             self._shared.holds.add(hold)
             self._shared.ageing.stop(hold.key, hold.since_at)
+        in_doubt = {in_doubt_key(name) for name in self._branches}
         for key in await self._spool.parked_keys():
-            # A crash between the two writes can leave mail parked under a hold that is gone.
+            # A crash between the two writes can leave mail parked under a hold that is gone, or,
+            # if it is in doubt, is not there yet: then the operator's wish stands.
+            if key in in_doubt and not self._shared.holds.held(key):
+                self._shared.holds.add(Hold(key, Source.BREAKER, IN_DOUBT_REASON, now_ms))
             if not self._shared.holds.held(key):
                 await self._spool.release(key)
         await self._spool.clamp_due(now_ms + self._wait_max_ms)
@@ -254,6 +267,7 @@ class Relay:
             step_ms = now_ms - self._clock.monotonic() * 1000 - offset
             offset += step_ms
             if abs(step_ms) < STEP_MS:
+                self._shared.ageing.went_on(now_ms, self._clock.monotonic())
                 continue
             _log.warning("wall clock was set", extra={"seconds": round(step_ms / 1000)})
             self._shared.ageing.stepped(round(step_ms), now_ms)

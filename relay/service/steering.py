@@ -66,7 +66,8 @@ class Steering:
         return self._figures().as_json()
 
     async def _find(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"found": found_as_json(await self._shared.spool.find(_text(request, "query")))}
+        found = await self._shared.spool.find(_text(request, "query"))
+        return {"found": found_as_json(found, self._shared.holds)}
 
     async def _hold(self, request: dict[str, Any]) -> dict[str, Any]:
         key = await self._key(request)
@@ -78,7 +79,7 @@ class Steering:
         facts = {"key": redact_all(key), "source": "operator", "reason": redact_all(reason)}
         _log.warning("mail held", extra=facts)
         self._on_change()
-        return {"held": key}
+        return {"held": key, "waiting": self._waiting_under(key)}
 
     async def _release(self, request: dict[str, Any]) -> dict[str, Any]:
         key = await self._key(request)
@@ -96,6 +97,14 @@ class Steering:
             _log.warning("hold lifted", extra={"key": redact_all(key), "source": ",".join(lifted)})
         self._on_change()
         return {"key": key, "lifted": lifted, "left": left, "returned": returned}
+
+    def _waiting_under(self, key: str) -> int | None:
+        """Recipients that wait in a campaign; None for other keys."""
+        kind, _, campaign = key.partition(":")
+        if kind != "campaign":
+            return None
+        depth = self._shared.spool.depth()
+        return sum(count for stream, count in depth.items() if stream.campaign == campaign)
 
     async def _key(self, request: dict[str, Any]) -> str:
         """The hold's key in a request. Raises: ValueError: there can be no such key."""

@@ -7,7 +7,7 @@
 
 from relay.spool.settlement import Finished, Parked, Rescheduled, Settlement
 from relay.spool.spool import Spool
-from relay.spool.words import DepthKey, Due, Found, Room, State, Stream
+from relay.spool.words import DepthKey, Due, Found, Room, State
 
 __all__ = [
     "DepthKey",
@@ -20,5 +20,4 @@ __all__ = [
     "Settlement",
     "Spool",
     "State",
-    "Stream",
 ]

@@ -78,7 +78,8 @@ class Batch:
 class Report:
     """What became of a batch: ``results`` in the place of calls, each a value or a failure.
 
-    ``waiting`` are appends that found no room, for the ``wall``'s reason.
+    ``waiting`` are appends that found no room, for the ``wall``'s reason. ``surprised``: the
+    batch as a whole failed though the spool can write; somebody counts that.
     """
 
     results: list[tuple[Call, object]] = field(default_factory=list)
@@ -87,6 +88,7 @@ class Report:
     waiting: list[Append] = field(default_factory=list)
     depth: Counter[DepthKey] = field(default_factory=Counter)
     wall: str = ""
+    surprised: bool = False
     usage: Usage | None = None
     seconds: float = 0.0
 
@@ -141,6 +143,7 @@ class Scribe:
     ) -> None:
         if not is_stuck(error):
             log.warning("batch failed, writing each job alone", exc_info=error)
+            report.surprised = True
             self._one_by_one(db, batch, report)
             return
         report.wall = str(translated(error, self._path))

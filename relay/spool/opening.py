@@ -76,6 +76,7 @@ async def open_parts(
         gate=gate,
         clock=clock,
         connection=aside,
+        oldest=await run(aside, path, reading.oldest),
     )
     ids = IdSource(await run(reader, path, reading.last_id))
     return Parts(

@@ -17,7 +17,7 @@ from relay.envelope import Envelope, Recipient, id_value
 from relay.errors import ContentDamaged, SpoolError
 from relay.spool.batch import CODEC
 from relay.spool.statements import statements
-from relay.spool.words import DepthKey, Due, Found, State, Stream
+from relay.spool.words import DepthKey, Due, Found, State
 
 if TYPE_CHECKING:
     import sqlite3
@@ -41,7 +41,7 @@ class Bad(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """What to read from: one stream of one upstream."""
+    """One stream of one upstream."""
 
     upstream: str
     lane: str
@@ -71,17 +71,23 @@ def due(
     return good, bad, place
 
 
-def parked(db: sqlite3.Connection, upstream: str, hold_key: str, limit: int) -> list[Envelope]:
-    """The oldest envelopes that wait for a hold, with all their waiting recipients."""
+def parked(
+    db: sqlite3.Connection, upstream: str, hold_key: str, limit: int
+) -> tuple[list[Envelope], list[Bad]]:
+    """Envelopes that wait for a hold, the longest untried first, and those that cannot be read.
+
+    With all their waiting recipients. Both kinds count against ``limit``.
+    """
     values = {"upstream": upstream, "hold_key": hold_key, "limit": limit}
-    found: list[Envelope] = []
-    for _, _, rows in _grouped(db.execute(READ["parked_by"], values)):
+    good: list[Envelope] = []
+    bad: list[Bad] = []
+    for envelope_id, _, rows in _grouped(db.execute(READ["parked_by"], values)):
         try:
             lane = Lane(upstream, _text(rows[0][-2]), _text(rows[0][-1]))
-            found.append(_envelope(lane, rows))
-        except ValueError:
-            continue  # It will be quarantined when it is released and read.
-    return found
+            good.append(_envelope(lane, rows))
+        except ValueError as error:
+            bad.append(Bad(envelope_id, str(error)))
+    return good, bad
 
 
 def parked_keys(db: sqlite3.Connection) -> list[str]:
@@ -133,10 +139,17 @@ def _text(value: object) -> str:
     raise ValueError(f"text was expected where {type(value).__name__} stands")
 
 
-def streams(db: sqlite3.Connection, upstream: str, now_ms: int) -> list[Stream]:
-    """The streams of an upstream in which mail waits."""
-    rows = db.execute(READ["streams"], (upstream,))
-    return [Stream(_shown(lane), _shown(name), due_at <= now_ms) for lane, name, due_at in rows]
+def oldest(db: sqlite3.Connection) -> dict[tuple[str, str, str], int]:
+    """When the envelope at the head of each stream in which mail waits was received.
+
+    Nearly the oldest of the stream, which only a look at each row would find: a stream is in
+    the order of due times, so that arrivals stand in order of age, but a deferred envelope
+    stands behind younger ones until it is due again.
+    """
+    return {
+        (_shown(upstream), _shown(lane), _shown(campaign)): received_at
+        for upstream, lane, campaign, received_at in db.execute(READ["oldest"])
+    }
 
 
 def next_due_at(db: sqlite3.Connection, upstream: str, now_ms: int) -> int | None:

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 _MIB: Final = 1 << 20
 WAL_MAX_BYTES: Final = 64 * _MIB
-"""Cap of the write-ahead log on a large disk."""
+"""Cap of the write-ahead log on a large disk: eight of the largest batches, so that upkeep has
+time to copy it, and no more for a start after a crash to read again."""
 BALLAST_BYTES: Final = 64 * _MIB
 """Design 5. A settlement is some kB, so this is room for thousands after the last mail."""
 FREE_MIN_BYTES: Final = 1 << 30
+"""Left to others on a large disk, a twentieth of a small one (design 5): what shares it, logs
+and package updates, breaks in strange ways without."""
 SMALL_SHARE: Final = 16
 """On a small disk the log and the ballast may each take a sixteenth."""
 MARGIN_SHARE: Final = 16

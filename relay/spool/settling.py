@@ -19,7 +19,7 @@ from relay.spool.transaction import WRITE
 from relay.spool.words import DepthKey, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from relay.spool.settlement import Settlement
     from relay.spool.transaction import Transaction
@@ -65,8 +65,11 @@ class _Standing:
         return state in self.recipients.values()
 
 
-def settle(transaction: Transaction, settlement: Settlement) -> None:
+def settle(transaction: Transaction, settlement: Settlement) -> int | None:
     """Apply all that is new about an envelope. Applying it again changes nothing.
+
+    Returns when it is due, by the first of its recipients that wait, whether named in the
+    settlement or not; None if it waits in no lane any more.
 
     Raises: SpoolError, having changed nothing, if it contradicts what is on disk.
     """
@@ -75,7 +78,7 @@ def settle(transaction: Transaction, settlement: Settlement) -> None:
     if standing is None:
         if not changes and not settlement.changes:
             raise SpoolError(f"envelope {settlement.envelope.name} is not in the spool")
-        return
+        return None
     transaction.depth.subtract(standing.depth())
     for change in changes:
         if isinstance(change, Finished):
@@ -84,6 +87,10 @@ def settle(transaction: Transaction, settlement: Settlement) -> None:
             _reschedule(transaction, standing, change)
     after = _place(transaction, standing, settlement)
     transaction.depth.update(after.depth())
+    if after.state is not State.WAITING or not after.recipients:
+        return None
+    due_at: int = transaction.db.execute(WRITE["due_at"], (after.id,)).fetchone()[0]
+    return due_at
 
 
 def _is_new(
@@ -175,9 +182,10 @@ def _drop_content(transaction: Transaction, content_id: int, *, shared: bool) ->
     db.execute(WRITE["remove_content"], (content_id,))
 
 
-def park(transaction: Transaction, envelope_ids: Iterable[int], hold_key: str) -> int:
-    """Take waiting envelopes out of their lanes; returns how many there were."""
-    return _move_each(transaction, envelope_ids, State.WAITING, State.PARKED, hold_key=hold_key)
+def count_parked(transaction: Transaction, hold_key: str) -> int:
+    """How many envelopes are parked under the key."""
+    count: int = transaction.db.execute(WRITE["count_parked"], (hold_key,)).fetchone()[0]
+    return count
 
 
 def release(transaction: Transaction, hold_key: str, limit: int) -> int:
@@ -186,37 +194,27 @@ def release(transaction: Transaction, hold_key: str, limit: int) -> int:
     for envelope_id in ids:
         transaction.db.execute(WRITE["join_end"], (transaction.stamp, envelope_id))
         transaction.db.execute(WRITE["refresh_due"], (envelope_id,))
-    return _move_each(transaction, ids, State.PARKED, State.WAITING)
-
-
-def quarantine(transaction: Transaction, envelope_id: int, reason: str) -> bool:
-    """Take an unreadable envelope out of the way; False if it was not on the queue."""
-    ids = (envelope_id,)
-    return any(
-        _move_each(transaction, ids, state, State.QUARANTINED, reason=reason)
-        for state in (State.WAITING, State.PARKED)
-    )
-
-
-def _move_each(
-    transaction: Transaction,
-    envelope_ids: Iterable[int],
-    before: State,
-    after: State,
-    *,
-    hold_key: str = "",
-    reason: str = "",
-) -> int:
-    moved = 0
-    for envelope_id in envelope_ids:
         standing = _Standing.of(transaction, envelope_id)
-        if standing is None or standing.state is not before:
-            continue
-        transaction.depth.subtract(standing.depth())
-        standing = _move(transaction, standing, after, hold_key=hold_key, reason=reason)
-        transaction.depth.update(standing.depth())
-        moved += 1
-    return moved
+        assert standing is not None  # Its id was read in this transaction.
+        _recount(transaction, standing, _move(transaction, standing, State.WAITING))
+    return len(ids)
+
+
+def quarantine(transaction: Transaction, envelope_id: int, reason: str) -> str | None:
+    """Take an unreadable envelope out of the way; its lane, None if it was not on the queue."""
+    standing = _Standing.of(transaction, envelope_id)
+    if standing is None or standing.state not in {State.WAITING, State.PARKED}:
+        return None
+    after = _move(transaction, standing, State.QUARANTINED, reason=reason)
+    _recount(transaction, standing, after)
+    _, lane, _ = standing.stream
+    return lane
+
+
+def _recount(transaction: Transaction, before: _Standing, after: _Standing) -> None:
+    """Note how the depth changes when an envelope moves as a whole."""
+    transaction.depth.subtract(before.depth())
+    transaction.depth.update(after.depth())
 
 
 def clamp(transaction: Transaction, latest_ms: int, after_id: int, limit: int) -> int | None:

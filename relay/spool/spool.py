@@ -5,9 +5,9 @@ shows here: a second implementation on PostgreSQL is planned. Every change retur
 it is on disk (P1, P2); leases are the dispatcher's and live in memory, so that a crash
 returns them (P3).
 
-Cursors: mail of a stream is read in the order of (due_at, id). Nothing ever becomes
-visible at or before a place that was read (``stamps``), with one exception: after
-``clamp_due`` readers start again from (0, 0).
+Order: mail of a stream is read in the order of (due_at, id), always from the start (``lanes``
+says why there is no cursor). Arrivals and released mail join the end, whatever the clock does:
+nothing ever becomes due at or before a place that was read (``stamps``), but for ``clamp_due``.
 
 Searching what is queued reads the whole queue (about a second for a million): an index
 by address would cost each message more than the rare search is worth.
@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from relay.breaker import Hold, Source
+from relay.envelope import id_text
 from relay.errors import SpoolError
 from relay.spool import opening, reading, settling
 from relay.spool.connection import run
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from relay.spool.settlement import Settlement
     from relay.spool.stamps import Place
     from relay.spool.transaction import Transaction
-    from relay.spool.words import DepthKey, Due, Found, Room, Stream
+    from relay.spool.words import DepthKey, Due, Found, Room
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -108,6 +109,15 @@ class Spool:
     def on_commit(self, listener: Callable[[float, int], None]) -> None:
         self._writer.on_commit = listener
 
+    @property
+    def on_failure(self) -> Callable[[str], None]:
+        """Called on the loop with this room's name when a surprise was logged and survived."""
+        return self._writer.on_failure
+
+    @on_failure.setter
+    def on_failure(self, listener: Callable[[str], None]) -> None:
+        self._writer.on_failure = listener
+
     # --- room --------------------------------------------------------------------------
 
     @property
@@ -150,15 +160,15 @@ class Spool:
         await self._writer.append(envelopes, content)
 
     async def read_due(
-        self, upstream: str, lane: str, campaign: str, *, after: Place, now_ms: int, limit: int
+        self, upstream: str, lane: str, campaign: str, *, now_ms: int, limit: int
     ) -> list[Due]:
-        """The next ``limit`` envelopes of a stream after a cursor that are due at ``now_ms``.
+        """The first ``limit`` envelopes of a stream that are due at ``now_ms``, in order.
 
         Fewer than ``limit``: there are no more. Each has only the recipients that are due.
-        What cannot be read is quarantined on the way. Who reads further than the present
-        must start again to see what arrives meanwhile.
+        What cannot be read is quarantined on the way, and others take its place.
         """
         stream = reading.Lane(upstream, lane, campaign)
+        after: Place = (0, 0)
         found: list[Due] = []
         bad: Sequence[reading.Bad] = (reading.Bad(0, ""),)
         while bad and len(found) < limit:
@@ -166,7 +176,7 @@ class Spool:
             found += good
             after = last or after
             for envelope_id, reason in bad:
-                await self._quarantine_unread(envelope_id, reason)
+                await self._quarantine_unread(envelope_id, lane, reason)
         return found
 
     async def _read_part(
@@ -183,11 +193,12 @@ class Spool:
             self._stamps.end_read(bound_ms, reached)
         return good, bad, reached
 
-    async def _quarantine_unread(self, envelope_id: int, reason: str) -> None:
+    async def _quarantine_unread(self, envelope_id: int, lane: str, reason: str) -> None:
         try:
             await self.quarantine(envelope_id, reason)
         except SpoolError as error:  # The rest of the lane must not wait for this one.
-            log.warning("envelope not quarantined", exc_info=error)
+            facts = {"envelope": id_text(envelope_id), "lane": lane, "reason": reason}
+            log.warning("envelope not quarantined", exc_info=error, extra=facts)
 
     async def read_content(self, content_id: int) -> bytes:
         """The bytes of a message, proven to be those that were kept.
@@ -196,15 +207,18 @@ class Spool:
         """
         return await self._read(partial(reading.content, content_id=content_id))
 
-    async def settle(self, settlement: Settlement) -> None:
+    async def settle(self, settlement: Settlement) -> int | None:
         """Return once all that is new about an envelope is on disk (P2).
+
+        What is returned is the moment at which it is due now (wall ms, perhaps past), by any of
+        its recipients that wait; None if it waits in no lane any more.
 
         The same settlement again is harmless. A full disk gives up its ballast for this.
 
         Raises: SpoolError, with nothing changed, if it contradicts what is on disk;
         SpoolFull, SpoolBusy or SpoolBroken if it cannot be written: stop sending, try again.
         """
-        await self._writer.call(
+        return await self._writer.call(
             partial(settling.settle, settlement=settlement),
             earliest_due_at=settlement.earliest_due_at,
         )
@@ -212,35 +226,54 @@ class Spool:
     async def quarantine(self, envelope_id: int, reason: str) -> None:
         """Take an envelope that cannot be read off the queue, for a person to look at."""
         work = partial(settling.quarantine, envelope_id=envelope_id, reason=reason)
-        if await self._writer.call(work):
-            log.error("envelope quarantined", extra={"envelope": envelope_id, "reason": reason})
-
-    async def park(self, envelope_ids: Sequence[int], hold_key: str) -> int:
-        """Take waiting envelopes out of their lanes; returns how many it were."""
-        work = partial(settling.park, envelope_ids=tuple(envelope_ids), hold_key=hold_key)
-        return await self._writer.call(work)
+        lane = await self._writer.call(work)
+        if lane is not None:
+            facts = {"envelope": id_text(envelope_id), "lane": lane, "reason": reason}
+            log.error("envelope quarantined", extra=facts)
 
     async def read_parked(self, upstream: str, hold_key: str, *, limit: int) -> list[Envelope]:
-        """The oldest envelopes of an upstream that are parked under a key."""
-        work = partial(reading.parked, upstream=upstream, hold_key=hold_key, limit=limit)
-        return await self._read(work)
+        """Envelopes of an upstream that are parked under a key, the longest untried first.
+
+        What cannot be read is quarantined on the way, and others take its place.
+        """
+        ruined: set[int] = set()
+        while True:
+            # More by those that could not even be quarantined: they must not stand in the way.
+            asked = limit + len(ruined)
+            work = partial(reading.parked, upstream=upstream, hold_key=hold_key, limit=asked)
+            good, bad = await self._read(work)
+            fresh = [one for one in bad if one.envelope_id not in ruined]
+            if not fresh:
+                return good[:limit]
+            for envelope_id, reason in fresh:
+                ruined.add(envelope_id)
+                await self._quarantine_unread(envelope_id, "", reason)
 
     async def parked_keys(self) -> list[str]:
         """The keys under which anything is parked, in order."""
         return await self._read(reading.parked_keys)
 
     async def release(self, hold_key: str) -> int:
-        """Let all that is parked under the key wait again, at the end of its lane; how many."""
-        work = partial(settling.release, hold_key=hold_key, limit=STEP_ENVELOPES)
+        """Let all that is parked under the key wait again, at the end of its lane; how many.
+
+        Not more than were parked when it began: if the key is held again meanwhile, what was
+        released is parked again at the other end, and would keep this going for ever.
+        """
+        left = await self._writer.call(partial(settling.count_parked, hold_key=hold_key))
         released = 0
-        while step := await self._writer.call(work, earliest_due_at=0):
+        while released < left:
+            limit = min(STEP_ENVELOPES, left - released)
+            work = partial(settling.release, hold_key=hold_key, limit=limit)
+            step = await self._writer.call(work, earliest_due_at=0)
+            if not step:
+                break
             released += step
         return released
 
     async def clamp_due(self, latest_ms: int) -> None:
         """Make what is due later than ``latest_ms`` due then: the clock was set back.
 
-        Cursors are void afterwards; arrivals are stamped by the new time.
+        Arrivals are stamped by the new time from then on, even before what was read already.
         """
         after: int | None = 0
         self._stamps.reset()
@@ -257,9 +290,13 @@ class Spool:
         """Recipients by stream and state, exact as of the last commit; no zeros."""
         return dict(self._writer.depth)
 
-    async def streams(self, upstream: str, now_ms: int) -> list[Stream]:
-        """The streams of an upstream in which mail waits, due at ``now_ms`` or later."""
-        return await self._read(partial(reading.streams, upstream=upstream, now_ms=now_ms))
+    def oldest(self) -> Mapping[tuple[str, str, str], int]:
+        """When the head of each (upstream, lane, campaign) with waiting mail was received.
+
+        Wall ms. Ten seconds old at most while ``run`` runs, else from ``open``; see
+        ``reading.oldest`` for how near the head comes to the oldest.
+        """
+        return self._upkeep.oldest
 
     async def next_due_at(self, upstream: str, now_ms: int) -> int | None:
         """The earliest moment after ``now_ms`` at which waiting mail is due; None for never."""

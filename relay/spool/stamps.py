@@ -1,11 +1,11 @@
 """The due times of arrivals, such that no mail ever lands behind a reader.
 
-A lane reads its mail in the order of ``(due_at, id)`` and remembers only where it
-stopped. Mail that becomes visible later with a smaller key would wait for the next
-start of the relay. Therefore a stamp is never smaller than the one before, whatever the
-clock does, and it is never at or before a place that a reader has reached or may reach
-at this moment. (A read first waits for the batch that was stamped before it began: see
-``Writer.caught_up``.)
+A stream is read in the order of ``(due_at, id)``, which is to be the order of arrival. So a
+stamp is never smaller than the one before, whatever the clock does, and it is never at or
+before a place that a reader has reached or may reach at this moment: mail that came to stand
+there would overtake what was read before it, and a read that goes on behind rows it could not
+read (``Spool.read_due``) would pass it by. (A read first waits for the batch that was stamped
+before it began: see ``Writer.caught_up``.)
 
 Pure: no clock, no I/O. Ids break ties in most cases, so that a stamp differs from the
 wall clock only where it must, and by one millisecond.
@@ -21,7 +21,7 @@ ID_MAX: Final = (1 << 63) - 1
 """The largest integer SQLite holds; larger than any envelope's id."""
 
 Place = tuple[int, int]
-"""A cursor: (due_at, envelope id)."""
+"""Where an envelope stands in its stream: (due_at, envelope id)."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Stamps:
             self._reached = max(self._reached, min(reached, (now_ms, ID_MAX)))
 
     def reset(self) -> None:
-        """The clock was set back and readers start again: follow it."""
+        """The clock was set back: follow it, whatever was read."""
         self._last, self._reached = 0, (0, 0)
 
 

@@ -6,6 +6,7 @@
   try again, does the disk need free pages back.
 * Retention: dead mail and old outcomes go in small steps. Nothing goes in the first ten
   minutes, nor within ten minutes of a jump of the clock (design 5, Clocks).
+* The age of the oldest mail is looked up every ten seconds, for people to look at.
 * Vacuum: when nothing is written and much of the file is empty, some of it is given back.
 """
 
@@ -13,17 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from relay.errors import SpoolError
-from relay.spool import settling
+from relay.spool import reading, settling
 from relay.spool.batch import checkpoint
 from relay.spool.room import disk_for_mail, judge, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from relay.clock import Clock
@@ -37,14 +38,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCH_S: Final = 1.0
+"""Between two looks at the disk: who stalls for room goes on within a second of it, and what
+others write in a second is small beside the margin."""
+OLDEST_S: Final = 10.0
+"""Between two looks at the oldest mail: Prometheus comes by every 15 s or so, and an age that
+matters is minutes."""
 RETENTION_S: Final = 60.0
+"""Between two rounds of retention: what is kept for days may stay a minute longer."""
 CALM_S: Final = 600.0
 """No retention for so long after the start and after a jump of the clock."""
 JUMP_MS: Final = 60_000
+"""What counts as one: NTP's slewing and a late timer stay far below, and a minute is nothing
+beside the days that are kept."""
 STEP_ROWS: Final = 200
 """Rows that go in one step of retention: a few milliseconds of the writer's time."""
 STEP_PAUSE_S: Final = 0.05
+"""Between two steps: mail has the writer for nine tenths of the time."""
 VACUUM_STEP_PAGES: Final = 256
+"""1 MiB of pages of 4 kB in one transaction: half a millisecond of the writer's time (measured)
+and a sync, so that mail hardly waits for it."""
 VACUUM_STEPS_MAX: Final = 64
 """Steps in one watch when the disk needs pages back; 64 MiB of pages of 4 kB."""
 VACUUM_SHARE: Final = 4
@@ -65,12 +77,15 @@ class Upkeep:
     gate: Gate
     clock: Clock
     connection: Connection
+    oldest: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    """When the head of each stream was received, as of the last look."""
 
     async def run(self) -> None:
         """Checkpoint, watch, and forget what is old; never returns by itself."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._loop(self._checkpoint), name="spool checkpoint")
             group.create_task(self._loop(self._watch), name="spool watch")
+            group.create_task(self._loop(self._look_at_oldest), name="spool age")
             group.create_task(self._retain(), name="spool retention")
 
     async def _loop(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -79,6 +94,7 @@ class Upkeep:
                 await step()
             except Exception as error:
                 log.warning("spool upkeep failed", exc_info=error)
+                self.writer.on_failure("spool")
 
     async def _checkpoint(self) -> None:
         await self.writer.checkpoint_wanted.wait()
@@ -102,6 +118,10 @@ class Upkeep:
             await self._vacuum(room.vacuum_bytes // usage.page_bytes + 1, VACUUM_STEPS_MAX)
         elif is_idle and usage.free_pages > max(VACUUM_MIN_PAGES, usage.pages // VACUUM_SHARE):
             await self._vacuum(VACUUM_STEP_PAGES, 1)
+
+    async def _look_at_oldest(self) -> None:
+        await self.clock.sleep(OLDEST_S)
+        self.oldest = await self.connection.run(reading.oldest)
 
     async def _stand_ballast(self, usage: Usage) -> None:
         """Allocate the ballast anew once the disk can bear it beside all other claims."""

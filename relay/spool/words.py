@@ -36,23 +36,11 @@ class DepthKey(NamedTuple):
 class Due:
     """An envelope with the recipients whose time has come.
 
-    ``(due_at, envelope.id)`` is its place in its stream: the cursor to read on from.
+    ``(due_at, envelope.id)`` is its place in its stream.
     """
 
     envelope: Envelope
     due_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A lane's campaign (or a lane's mail without one) in which mail waits.
-
-    ``is_due`` is False while all of it waits for a later time.
-    """
-
-    lane: str
-    campaign: str
-    is_due: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

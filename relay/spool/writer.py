@@ -44,8 +44,11 @@ BATCH_BYTES_MAX: Final = 8 << 20
 append alone may be larger: a message may be 40 MB."""
 
 MEASURE_EVERY_S: Final = 0.1
+"""Look at the disk with the next batch after so long: others fill it, too. A look costs some
+30 microseconds (measured), next to nothing of that time."""
 MEASURE_SLACK_SHARE: Final = 8
-"""Look at the disk again after an eighth of the remaining slack at the latest."""
+"""And after an eighth of the remaining slack at the latest, so that the sizes assumed here
+(``ROW_BYTES``) may be far off and a burst still stops short of the limit."""
 
 ROW_BYTES: Final = 1024
 """Assumed size in the log of an envelope with its recipient and index entries."""
@@ -66,6 +69,7 @@ class Writer:
         self.depth: Counter[DepthKey] = Counter()
         self.on_arrival: Callable[[Sequence[Due]], None] = _ignore
         self.on_commit: Callable[[float, int], None] = _ignore
+        self.on_failure: Callable[[str], None] = _ignore
         self.unsaved_bytes = 0
         self.checkpoint_wanted = asyncio.Event()
         self._connection, self._scribe = connection, scribe
@@ -168,6 +172,7 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
             log.exception("spool batch failed")
+            self.on_failure("spool")
 
     def _next_batch(self) -> Batch | None:
         calls = list(self._calls)[:BATCH_CALLS_MAX]
@@ -230,6 +235,8 @@ class Writer:
             _resolve(append.done, failure)
         self._requeue(report.waiting)
         self._look(report)
+        if report.surprised:
+            self.on_failure("spool")
         if self.unsaved_bytes >= self._limits.checkpoint_bytes:
             self.checkpoint_wanted.set()
         self._tell(batch, report)
@@ -264,6 +271,7 @@ class Writer:
         except Exception:
             # The mail is on disk and will be read from there.
             log.exception("spool listener failed")
+            self.on_failure("spool")
 
 
 def _ignore(*_: object) -> None:

@@ -32,6 +32,7 @@ from .pacing import Backoff, Ceiling, Width
 from .session import SmtpSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from relay import config
@@ -47,10 +48,19 @@ class Pool:
     """A ``face.Upstream`` over SMTP. Nothing is opened unless ``run`` runs."""
 
     def __init__(
-        self, upstream: config.Upstream, password: str, *, clock: Clock, helo: str = ""
+        self,
+        upstream: config.Upstream,
+        password: str,
+        *,
+        clock: Clock,
+        helo: str = "",
+        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Raises: ConfigError: ``ca_file`` cannot be used."""
-        self._upstream = upstream
+        """``on_failure`` is told the room of each surprise that was logged and survived.
+
+        Raises: ConfigError: ``ca_file`` cannot be used.
+        """
+        self._upstream, self._on_failure = upstream, on_failure
         self._access = Access.build(upstream, password, helo)
         self._clock = clock
         self._idle: list[SmtpSession] = []  # the one returned last is the last
@@ -233,6 +243,7 @@ class Pool:
             failure = error
         except Exception:
             log.exception("opening a session failed", extra={"upstream": self._upstream.name})
+            self._on_failure("upstream")
             failure = Unreachable("a mistake of the relay's own; its log has the traceback")
         finally:
             task = asyncio.current_task()

@@ -29,6 +29,7 @@ Choices that the facts leave open:
   recipients of this very message: then the account is in the sandbox and only this envelope
   waits.
 - Any 5xx to MAIL is about the sender, who is the same for a whole campaign: held, not bounced.
+  But 552 there answers the SIZE that we declared: this one message is too long.
 - A throttle is one only from MAIL on. Before that, it ends the session like any other 4xx.
 - ``554 Sending rate exceeded`` (one unconfirmed report) is a throttle, not a refusal for good.
 - 501 and 553 to RCPT are the recipient's fault even with an unknown text; any other 5xx there
@@ -293,6 +294,8 @@ TABLE: tuple[Row, ...] = (
         _bounced(per_recipient=True),
     ),
     _row("message-too-long", _CONTENT, 552, r"message is too long", _bounced()),
+    # RFC 1870 §6.1: "552 message size exceeds fixed maximum message size" (assumed of SES).
+    _row("declared-too-long", _MAIL, 552, r"", _bounced()),
     _row("too-many-recipients", _CONTENT, 554, r"recipient count exceeds", _bounced()),
     _row("duplicate-header", _CONTENT, 554, r"duplicate header", _bounced()),
     _row("illegal-header", _CONTENT, 554, r"illegal header", _bounced()),

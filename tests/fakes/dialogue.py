@@ -66,6 +66,7 @@ class Counts:
     stalls: list[bool] = field(default_factory=list)
     connections: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def received(self, envelope: Envelope) -> None:
         self.envelopes.append(envelope)
@@ -81,6 +82,9 @@ class Counts:
 
     def accept_seconds(self, seconds: float) -> None:
         self.seconds.append(seconds)
+
+    def failed(self, room: str) -> None:
+        self.failures.append(room)
 
 
 @dataclass

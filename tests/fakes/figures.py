@@ -51,14 +51,23 @@ def figures(**more: object) -> Figures:
     return replace(_ALL, **more)  # type: ignore[arg-type]
 
 
-def stream(campaign: str, waiting: int, parked: int = 0, quarantined: int = 0) -> StreamFigures:
+def stream(
+    campaign: str,
+    waiting: int,
+    parked: int = 0,
+    quarantined: int = 0,
+    *,
+    lane: str = "bulk",
+    oldest_at: int | None = None,
+) -> StreamFigures:
     return StreamFigures(
         upstream="ses",
-        lane="bulk",
+        lane=lane,
         campaign=campaign,
         waiting=waiting,
         parked=parked,
         quarantined=quarantined,
+        oldest_at=oldest_at,
     )
 
 

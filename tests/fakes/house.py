@@ -118,6 +118,7 @@ async def open_house(
             metrics=Metrics(),
             clock=clock,
             chance=lambda: 0.5,
+            on_lift=lambda: dispatcher.reread(),  # noqa: PLW0108  # made below
         )
         dispatcher = Dispatcher(settings, whole.retry, whole.lanes, rooms)
         opened.on_arrival = dispatcher.arrived

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
 from relay.config.schema import Spool as Config
-from relay.spool import Finished, Settlement, Spool
+from relay.spool import Finished, Parked, Settlement, Spool
 from tests.fakes.clock import ManualClock
 from tests.fakes.mail import envelope
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from relay.clock import Clock
     from relay.envelope import Envelope, Outcome
-    from relay.spool import Due, Parked, Rescheduled
+    from relay.spool import Due, Rescheduled
 
 PATIENCE_S = 30
 """How long a test waits for something that must come."""
@@ -63,8 +63,9 @@ async def keep(spool: Spool, *, campaign: str = "c", cost: int = 1, body: bytes 
 async def read(
     spool: Spool, now_ms: int, *, campaign: str = "c", after: tuple[int, int] = (0, 0)
 ) -> list[Due]:
-    """All that is due in the bulk lane's campaign."""
-    return await spool.read_due("ses", "bulk", campaign, after=after, now_ms=now_ms, limit=10_000)
+    """All that is due in the bulk lane's campaign and stands beyond a place."""
+    found = await spool.read_due("ses", "bulk", campaign, now_ms=now_ms, limit=10_000)
+    return [due for due in found if (due.due_at, due.envelope.id) > after]
 
 
 async def settle(
@@ -75,6 +76,12 @@ async def settle(
     at: int = 1,
 ) -> None:
     await spool.settle(Settlement(envelope=what, changes=changes, parked=parked, at=at))
+
+
+async def park(spool: Spool, envelope_ids: Sequence[int], hold_key: str) -> None:
+    """Park waiting envelopes under a key, as after a refusal."""
+    parked = Parked(hold_key=hold_key)
+    await asyncio.gather(*(settle(spool, envelope(one), parked=parked) for one in envelope_ids))
 
 
 def finished(outcome: Outcome, n: int = 0, **more: object) -> Finished:

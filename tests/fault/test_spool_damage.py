@@ -17,6 +17,7 @@ from tests.fakes.spool_file import (
     finished,
     keep,
     open_spool,
+    park,
     query,
     read,
     settle,
@@ -68,27 +69,67 @@ async def test_unreadable_envelopes_are_quarantined_and_the_rest_goes_on(
         for bad in (kept[0], kept[2]):
             query(tmp_path, damage, (bad.id,))
 
-        found = await spool.read_due(
-            "ses", "bulk", "c", after=(0, 0), now_ms=clock.wall_ms(), limit=3
-        )
+        found = await spool.read_due("ses", "bulk", "c", now_ms=clock.wall_ms(), limit=3)
 
         assert [due.envelope.id for due in found] == [kept[n].id for n in (1, 3, 4)]
         assert len(await read(spool, clock.wall_ms())) == 4
     states = query(tmp_path, "SELECT state FROM envelope ORDER BY id")
     assert [row[0] for row in states] == [3, 0, 3, 0, 0, 0]
-    assert [r.getMessage() for r in caplog.records].count("envelope quarantined") == 2
+    told = [vars(r) for r in caplog.records if r.getMessage() == "envelope quarantined"]
+    assert [facts["envelope"] for facts in told] == [kept[0].name, kept[2].name]
+    assert {facts["lane"] for facts in told} == {"bulk"}
+
+
+async def test_envelope_that_can_be_neither_read_nor_moved_is_told_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the lane does not wait for it, and the log says which it is."""
+    clock = ManualClock()
+    async with open_spool(tmp_path, clock) as spool:
+        kept = [await keep(spool) for _ in range(2)]
+        query(tmp_path, "DELETE FROM recipient WHERE envelope_id = ?", (kept[0].id,))
+
+        async def refuse(_id: int, _reason: str) -> None:
+            raise SpoolError("disk I/O error")
+
+        monkeypatch.setattr(spool, "quarantine", refuse)
+        found = await read(spool, clock.wall_ms())
+
+        assert [due.envelope for due in found] == [kept[1]]
+    [told] = [vars(r) for r in caplog.records if r.getMessage() == "envelope not quarantined"]
+    assert (told["envelope"], told["lane"]) == (kept[0].name, "bulk")
 
 
 async def test_unreadable_parked_mail_does_not_hide_the_rest(tmp_path: Path) -> None:
     """A probe is chosen from what can be read."""
     async with open_spool(tmp_path) as spool:
         kept = [await keep(spool) for _ in range(2)]
-        await spool.park([one.id for one in kept], "k")
+        await park(spool, [one.id for one in kept], "k")
         query(
             tmp_path, "UPDATE envelope SET sender = CAST(x'ff' AS TEXT) WHERE id = ?", (kept[0].id,)
         )
 
-        assert await spool.read_parked("ses", "k", limit=5) == [kept[1]]
+        assert await spool.read_parked("ses", "k", limit=1) == [kept[1]]
+        assert [key.state for key in spool.depth()] == [State.PARKED, State.QUARANTINED]
+
+
+async def test_parked_mail_that_cannot_be_quarantined_does_not_hide_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look costs a try; what comes behind it is found all the same."""
+    async with open_spool(tmp_path) as spool:
+        kept = [await keep(spool) for _ in range(3)]
+        await park(spool, [one.id for one in kept], "k")
+        query(
+            tmp_path, "UPDATE envelope SET sender = CAST(x'ff' AS TEXT) WHERE id < ?", (kept[2].id,)
+        )
+
+        async def refuse(_id: int, _reason: str) -> None:
+            raise SpoolError("disk I/O error")
+
+        monkeypatch.setattr(spool, "quarantine", refuse)
+
+        assert await spool.read_parked("ses", "k", limit=1) == [kept[2]]
 
 
 async def test_unreadable_state_is_told(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class Campaign:
 
 async def send_some(spool: Spool, sent: list[int], count: int) -> None:
     """Send the next ``count`` envelopes, proving each body, and settle them together."""
-    due = await spool.read_due("ses", "bulk", "c", after=(0, 0), now_ms=1 << 60, limit=count)
+    due = await spool.read_due("ses", "bulk", "c", now_ms=1 << 60, limit=count)
     for one in due:
         await spool.read_content(one.envelope.content_id)
         sent.append(one.envelope.id)

@@ -22,6 +22,7 @@ from tests.fakes.figures import figures, hold, room, stream, upstream
 from tests.fakes.listmonk import Client, make_mail
 from tests.fakes.mail import envelope
 from tests.fakes.running import relay_and_twin
+from tests.fakes.spool_file import park
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -151,7 +152,7 @@ async def three_mails(spool: Spool) -> None:
                 n=0, outcome=Outcome.SENT, reply="250 Ok", code=250, ses_id="ab-1", attempts=2
             )
             await spool.settle(Settlement(envelope=kept, changes=(change,), at=kept.received_at))
-    await spool.park([3], f"sender:ses:{SENDER}")
+    await park(spool, [3], f"sender:ses:{SENDER}")
     await spool.put_hold(Hold(f"sender:ses:{SENDER}", Source.BREAKER, "not verified", 1))
 
 
@@ -165,7 +166,7 @@ def test_stopped_relay_shows_its_spool(tmp_path: Path) -> None:
     lines = told.output.splitlines()
     assert lines[0] == "the relay is not running"
     assert lines[1] == "waiting  2 recipients"
-    assert lines[2] == f"  bulk     {CAMPAIGN}  1 waiting, 1 parked"
+    assert lines[2].startswith(f"  bulk     {CAMPAIGN}  1 waiting, 1 parked, oldest ")
     assert lines[3].startswith(f"HELD  sender:ses:{SENDER}  by breaker for ")
     assert lines[4] == "  not verified"
     assert lines[5].startswith("spool  ")
@@ -200,7 +201,7 @@ def test_stopped_relay_holds_and_releases(tmp_path: Path) -> None:
     freed = relay(tmp_path, "queue", "release", f"sender:ses:{SENDER}")
     again = relay(tmp_path, "queue", "release", f"sender:ses:{SENDER}")
 
-    assert json.loads(held.output) == {"held": f"campaign:{CAMPAIGN}"}
+    assert json.loads(held.output) == {"held": f"campaign:{CAMPAIGN}", "waiting": 2}
     assert freed.output == f"released: sender:ses:{SENDER}\n"
     assert again.output == f"was not held: sender:ses:{SENDER}\n"
 
@@ -251,7 +252,7 @@ def test_mail_of_an_upstream_that_is_gone_can_still_be_released(tmp_path: Path) 
 
     async def work(spool: Spool) -> None:
         await spool.append([envelope(1, upstream="old")], b"x")
-        await spool.park([1], "sender:old:a@example.com")
+        await park(spool, [1], "sender:old:a@example.com")
 
     stopped(tmp_path, work)
 
@@ -343,6 +344,10 @@ def test_status_of_a_relay_at_work() -> None:
         ),
         ({"streams": (stream("", 2, 0, 1),)}, "(no campaign)"),
         ({"streams": (stream("", 2, 0, 1),)}, "  2 waiting, 1 quarantined\n"),
+        (
+            {"streams": (stream("", 2, 1, oldest_at=NOW - 180_000),)},
+            "  2 waiting, 1 parked, oldest 3 min\n",
+        ),
         ({"streams": (stream("c", 10, 5),)}, "waiting  15 recipients\n"),
         (
             {"room": room(stalled_s=200.0)},

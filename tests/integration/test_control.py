@@ -18,7 +18,7 @@ from relay.control.server import BODY_MAX_BYTES, SOCKET_PATH_MAX
 from relay.errors import RelayError, SpoolBusy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -42,9 +42,11 @@ COMMANDS = Commands(status=echo, find=refuse, hold=cannot, release=surprise)
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[Path]:
+async def serving(
+    folder: Path, on_failure: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Path]:
     path = socket_path(folder / "relay.db")
-    server = ControlServer(path, COMMANDS)
+    server = ControlServer(path, COMMANDS, on_failure=on_failure)
     await server.start()
     try:
         yield path
@@ -166,8 +168,9 @@ async def test_nonsense_and_the_impossible_are_told_in_the_relays_words(tmp_path
 async def test_surprise_is_logged_and_kept_from_the_client(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """500 without the exception's text; the traceback is in the log; the next one is answered."""
-    async with serving(tmp_path) as path:
+    """500 without the exception's text; logged, counted; the next one is answered."""
+    failures: list[str] = []
+    async with serving(tmp_path, failures.append) as path:
         status, answer = await post(path, "release", b"{}")
         again, _ = await post(path, "status", b"{}")
 
@@ -175,6 +178,7 @@ async def test_surprise_is_logged_and_kept_from_the_client(
     assert answer == {"error": "surprise inside the relay, see its log"}
     [record] = [one for one in caplog.records if one.message == "control request failed"]
     assert record.exc_info is not None
+    assert failures == ["control"]
 
 
 def test_ask_is_none_if_nobody_listens(tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ import pytest
 from relay import config
 from relay.breaker import Breaker, Hold, Source, account_key, campaign_key, in_doubt_key, sender_key
 from relay.dispatcher import Dispatcher
+from relay.dispatcher.feed import RETRY_S, Feed
 from relay.envelope import PRIORITY
 from relay.errors import SpoolBroken, SpoolError, Unreachable
-from relay.lanes import StreamKey
+from relay.lanes import Lanes, StreamKey
 from relay.quota import Quota
 from relay.reply import Stage
 from relay.shaper import Shaper
 from relay.spool import Settlement, State
 from relay.upstream import Refused
+from tests.fakes.clock import ManualClock
 from tests.fakes.house import House, open_house
 from tests.fakes.upstream import FakeUpstream, Plan, said
 
@@ -377,6 +379,60 @@ async def test_spool_that_cannot_be_read_for_a_while_is_read_again(tmp_path: Pat
         assert kept[0].recipients[0].address in accepted(house)
 
 
+async def test_bug_in_reading_a_lane_does_not_end_the_relay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logged with its traceback and tried again after a pause; the mail is sent."""
+    failures = 2
+
+    async def look(spool: Spool, *words: object) -> int | None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise ZeroDivisionError
+        return await spool.next_due_at(*words)  # type: ignore[arg-type]
+
+    async with open_house(tmp_path, wrap=altered(next_due_at=look)) as house:
+        await house.keep(1)
+        await house.until(lambda: not failures and nothing_left(house), within_s=60)
+
+        assert await house.statuses() == ["sent"]
+    told = [one for one in caplog.records if one.message == "reading for a lane failed"]
+    assert len(told) == 2
+    assert all(one.exc_info for one in told)
+
+
+async def test_bug_in_reading_a_lane_is_counted() -> None:
+    """Each time, and the next try waits for the pause."""
+    clock, counted, tries = ManualClock(), list[str](), []
+
+    class Broken:
+        def depth(self) -> dict[object, int]:
+            return {}
+
+        async def next_due_at(self, *_: object) -> None:
+            tries.append(clock.monotonic())
+            raise ZeroDivisionError
+
+    feed = Feed(
+        "ses",
+        cast("Spool", Broken()),
+        Lanes({}),
+        clock,
+        lambda: None,
+        on_failure=counted.append,
+    )
+    running = asyncio.ensure_future(feed.run())
+    await clock.advance(RETRY_S - 0.5)
+    assert len(tries) == 1
+    await clock.advance(RETRY_S)
+    running.cancel()
+    await asyncio.wait([running])
+
+    assert counted == ["dispatcher", "dispatcher"]
+    assert tries[1] - tries[0] >= RETRY_S
+
+
 async def test_deferred_mail_comes_back_behind_a_full_window(tmp_path: Path) -> None:
     """The lane holds more than memory shows, and each is sent once."""
     async with open_house(tmp_path, rate=FAST, latency_s=0) as house:
@@ -490,7 +546,7 @@ async def test_contradicted_settlement_is_given_up_and_the_mail_not_sent_again(
 
         assert tries == 3
         assert sorted(accepted(house).values()) == [1, 1, 1]
-        assert house.dispatcher.doing == "idle"
+        assert house.dispatcher.doing == "waiting: all mail is held or not due yet"
     assert "settlement refused" in caplog.messages
 
 

@@ -163,6 +163,8 @@ async def test_refused_dot_leaves_listmonk_in_step(failure: Exception, dot: str)
     assert "secret" not in str(heard)
     assert len(house.spool.kept) == 1
     assert house.counts.refusals == [451, 500]
+    surprises = 0 if isinstance(failure, SpoolBroken) else 1
+    assert house.counts.failures == ["listener"] * surprises
 
 
 async def test_empty_line_elsewhere_gets_one_500() -> None:

@@ -515,6 +515,7 @@ async def test_connection_that_cannot_be_set_up_does_not_make_the_relay_deaf(
 
     assert len(tries) == 1
     assert "connection not accepted" in caplog.messages
+    assert house.counts.failures == ["listener"]
     assert house.counts.connections == [1, -1, 1, -1]
 
 

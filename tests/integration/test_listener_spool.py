@@ -51,7 +51,7 @@ async def test_what_was_answered_with_250_is_in_the_spool(spool: Spool, tmp_path
     again = await open_spool(tmp_path)
     try:
         now_ms = SystemClock().wall_ms() + 1000
-        due = await again.read_due("ses", BULK, CAMPAIGN, after=(0, 0), now_ms=now_ms, limit=10)
+        due = await again.read_due("ses", BULK, CAMPAIGN, now_ms=now_ms, limit=10)
         contents = [await again.read_content(one.envelope.content_id) for one in due]
     finally:
         await again.close()

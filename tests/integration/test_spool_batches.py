@@ -175,8 +175,10 @@ async def test_one_bad_settlement_fails_alone(tmp_path: Path) -> None:
 
 
 async def test_job_with_a_bug_fails_alone(tmp_path: Path) -> None:
-    """Even a settlement that trips over itself costs its neighbours nothing."""
+    """Even a settlement that trips over itself costs its neighbours nothing; it is counted."""
+    failures: list[str] = []
     async with open_spool(tmp_path) as spool:
+        spool.on_failure = failures.append
         good, bad = await keep(spool), await keep(spool)
 
         async with busy_writer(spool):
@@ -189,13 +191,16 @@ async def test_job_with_a_bug_fails_alone(tmp_path: Path) -> None:
         with pytest.raises(SpoolError, match="UNIQUE"):
             await wrong
         assert spool.depth() == {WAITING: 1}
+    assert failures == ["spool"]
 
 
 async def test_failing_writer_lets_nobody_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Should the writing itself have a bug, each caller hears of it and the next may try."""
+    failures: list[str] = []
     async with open_spool(tmp_path) as spool:
+        spool.on_failure = failures.append
         scribe = spool._writer._scribe
         with monkeypatch.context() as patched:
             patched.setattr(scribe, "write", None)
@@ -205,6 +210,7 @@ async def test_failing_writer_lets_nobody_wait_for_ever(
         await keep(spool)
 
         assert spool.depth() == {WAITING: 1}
+    assert failures == ["spool"]
 
 
 async def test_mail_waits_while_the_spool_is_at_its_size_limit(tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ import pytest
 from relay.breaker import Hold, Source
 from relay.envelope import Outcome, Recipient, id_text
 from relay.errors import SpoolError
-from relay.spool import DepthKey, Due, Parked, Rescheduled, State, Stream
+from relay.spool import DepthKey, Due, Finished, Parked, Rescheduled, Settlement, State
 from tests.fakes.clock import ManualClock
 from tests.fakes.mail import envelope
 from tests.fakes.spool_file import (
+    PATIENCE_S,
     busy_writer,
     finished,
     keep,
     new_envelope,
     open_spool,
+    park,
     query,
     read,
     settle,
@@ -68,31 +70,31 @@ async def test_arrivals_are_told_after_the_commit_in_order(tmp_path: Path) -> No
 
 async def test_failing_listener_of_arrivals_stops_nothing(tmp_path: Path) -> None:
     """The mail is on disk; whoever did not hear of it reads it from there."""
+    failures: list[str] = []
 
     def fail(_: object) -> None:
         raise RuntimeError
 
     async with open_spool(tmp_path) as spool:
-        spool.on_arrival = fail
+        spool.on_arrival, spool.on_failure = fail, failures.append
 
         await keep(spool)
         await keep(spool)
 
         assert spool.depth() == {DepthKey(*BULK, State.WAITING): 2}
+    assert failures == ["spool", "spool"]
 
 
-async def test_reading_goes_on_from_a_cursor(tmp_path: Path) -> None:
-    """Pages follow each other without gap or repeat, each stream by itself."""
+async def test_reading_begins_with_the_first_of_the_stream(tmp_path: Path) -> None:
+    """However much is asked for, in order of arrival, each stream by itself."""
     clock = ManualClock()
     async with open_spool(tmp_path, clock) as spool:
         kept = [await keep(spool) for _ in range(5)]
         await keep(spool, campaign="other")
-        now_ms, after, seen = clock.wall_ms(), (0, 0), []
-        while page := await spool.read_due(*BULK, after=after, now_ms=now_ms, limit=2):
-            seen += [due.envelope for due in page]
-            after = (page[-1].due_at, page[-1].envelope.id)
 
-    assert seen == kept
+        for limit in (2, 2, 5, 6):
+            found = await spool.read_due(*BULK, now_ms=clock.wall_ms(), limit=limit)
+            assert [due.envelope for due in found] == kept[:limit]
 
 
 async def test_clock_set_back_does_not_reorder_arrivals(tmp_path: Path) -> None:
@@ -213,9 +215,7 @@ async def test_envelope_is_due_with_the_first_of_its_recipients(tmp_path: Path) 
         assert await spool.next_due_at("ses", now_ms) == now_ms + 300
         assert await spool.next_due_at("ses", now_ms + 300) is None
         assert await read(spool, now_ms + 299) == []
-        assert await spool.streams("ses", now_ms) == [Stream("bulk", "c", is_due=False)]
-        assert await spool.streams("ses", now_ms + 300) == [Stream("bulk", "c")]
-        assert await spool.streams("other", now_ms + 300) == []
+        assert await spool.next_due_at("other", now_ms) is None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.BOUNCED, Outcome.EXPIRED, Outcome.DROPPED])
@@ -227,7 +227,7 @@ async def test_mail_that_may_have_died_by_mistake_is_kept(tmp_path: Path, outcom
         await settle(spool, kept, finished(outcome, 0), finished(Outcome.SENT, 1), at=5)
 
         assert spool.depth() == {DepthKey(*BULK, State.DEAD): 1}
-        assert await spool.streams("ses", 1 << 60) == []
+        assert await read(spool, 1 << 60) == []
         assert await spool.read_content(kept.content_id) == b"precious"
     assert query(tmp_path, "SELECT state, died_at FROM envelope") == [(State.DEAD, 5)]
     assert query(tmp_path, "SELECT n, state FROM recipient") == [(0, State.DEAD)]
@@ -325,7 +325,7 @@ async def test_keys_of_parked_mail_are_known(tmp_path: Path) -> None:
     async with open_spool(tmp_path) as spool:
         assert await spool.parked_keys() == []
         for key in ("b", "a", "c", "b"):
-            await spool.park([(await keep(spool)).id], key)
+            await park(spool, [(await keep(spool)).id], key)
         await spool.release("c")
 
         assert await spool.parked_keys() == ["a", "b"]
@@ -336,8 +336,7 @@ async def test_released_mail_is_found_from_any_place_that_was_read(tmp_path: Pat
     clock = ManualClock()
     async with open_spool(tmp_path, clock) as spool:
         kept = [await keep(spool) for _ in range(2)]
-        assert await spool.park([kept[0].id], "k") == 1
-        assert await spool.park([kept[0].id], "k") == 0
+        await park(spool, [kept[0].id], "k")
         last = (await read(spool, clock.wall_ms()))[-1]
         await spool.release("k")
 
@@ -350,11 +349,61 @@ async def test_release_moves_everything_however_much_it_is(tmp_path: Path) -> No
     """More than one step's worth is released in several."""
     async with open_spool(tmp_path) as spool:
         kept = await asyncio.gather(*(keep(spool) for _ in range(1100)))
-        assert await spool.park([one.id for one in kept], "k") == 1100
+        await park(spool, [one.id for one in kept], "k")
 
         assert await spool.release("k") == 1100
 
         assert spool.depth() == {DepthKey(*BULK, State.WAITING): 1100}
+
+
+async def test_release_ends_though_its_mail_is_parked_again_at_once(tmp_path: Path) -> None:
+    """Held anew while it is being released: what returns is left where it is."""
+    async with open_spool(tmp_path) as spool:
+        kept = [one.id for one in await asyncio.gather(*(keep(spool) for _ in range(600)))]
+        await park(spool, kept, "k")
+        release = asyncio.ensure_future(spool.release("k"))
+        for _ in range(20):
+            if release.done():
+                break
+            await park(spool, kept, "k")
+
+        assert await asyncio.wait_for(release, PATIENCE_S) == 600
+
+
+async def test_parked_mail_that_was_tried_goes_behind_the_rest(tmp_path: Path) -> None:
+    """A probe takes the first; one that was refused again makes way for the next."""
+    clock = ManualClock()
+    async with open_spool(tmp_path, clock) as spool:
+        kept = [await keep(spool) for _ in range(3)]
+        await park(spool, [one.id for one in kept], "k")
+        clock.step_wall(1000)
+        tried = Rescheduled(n=0, due_at=clock.wall_ms(), attempts=0)
+        await settle(spool, kept[0], tried, parked=Parked(hold_key="k"))
+
+        assert await spool.read_parked("ses", "k", limit=2) == kept[1:]
+        assert await spool.read_parked("ses", "k", limit=3) == [*kept[1:], kept[0]]
+
+
+async def test_settling_tells_when_the_envelope_is_due_next(tmp_path: Path) -> None:
+    """By the first of all that wait, tried now or not; never, once it is parked or gone."""
+    clock = ManualClock()
+    async with open_spool(tmp_path, clock) as spool:
+        kept, now_ms = await keep(spool, cost=3), clock.wall_ms()
+
+        async def told(*changes: Finished | Rescheduled, parked: Parked | None = None) -> object:
+            return await spool.settle(
+                Settlement(envelope=kept, changes=changes, parked=parked, at=now_ms)
+            )
+
+        assert await told(Rescheduled(n=0, due_at=now_ms + 9000, attempts=1)) == now_ms
+        assert await told(finished(Outcome.SENT, 1)) == now_ms
+        assert await told(Rescheduled(n=2, due_at=now_ms + 20_000, attempts=1)) == now_ms + 9000
+        assert await told(parked=Parked(hold_key="k")) is None
+        assert await told(finished(Outcome.BOUNCED, 0), finished(Outcome.SENT, 2)) is None
+
+        gone = await keep(spool)
+        settlement = Settlement(envelope=gone, changes=(finished(Outcome.SENT),), at=now_ms)
+        assert [await spool.settle(settlement) for _ in range(2)] == [None, None]
 
 
 async def test_clamping_brings_back_what_the_clock_put_out_of_reach(tmp_path: Path) -> None:

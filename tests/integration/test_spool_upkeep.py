@@ -9,14 +9,28 @@ from typing import TYPE_CHECKING
 
 from relay.config.schema import Spool as Config
 from relay.envelope import Outcome
-from relay.spool.upkeep import VACUUM_MIN_PAGES
+from relay.spool import Rescheduled
+from relay.spool.reading import READ
+from relay.spool.upkeep import OLDEST_S, VACUUM_MIN_PAGES
 from tests.fakes.clock import ManualClock
-from tests.fakes.spool_file import PATIENCE_S, finished, keep, open_spool, query, settle
+from tests.fakes.spool_file import (
+    PATIENCE_S,
+    finished,
+    keep,
+    new_envelope,
+    open_spool,
+    park,
+    query,
+    settle,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    import pytest
+
+    from relay.envelope import Envelope
     from relay.spool import Spool
     from relay.spool.batch import Scribe
 
@@ -96,6 +110,76 @@ async def test_nothing_is_forgotten_just_after_start_or_a_jump_of_the_clock(
 
             assert count(tmp_path, "content") == 1
             assert count(tmp_path, "outcome") == 1
+
+
+async def test_age_of_the_oldest_mail_is_known_by_stream(tmp_path: Path) -> None:
+    """That of the head: what waits longest unless it was put off; none where none waits."""
+    clock = ManualClock()
+    news, other = ("ses", "bulk", "news"), ("ses", "bulk", "other")
+    async with open_spool(tmp_path, clock) as spool:
+        old, young = await kept_at(spool, 1000, "news"), await kept_at(spool, 2000, "news")
+        parked = await kept_at(spool, 500, "other")
+        await park(spool, [parked.id], "k")
+        async with upkeep(spool):
+            assert spool.oldest() == {}
+            await passes(clock, OLDEST_S, lambda: spool.oldest() == {news: 1000})
+
+            put_off = Rescheduled(n=0, due_at=clock.wall_ms() + DAY_MS, attempts=1)
+            await settle(spool, old, put_off)
+            await spool.release("k")
+            await passes(clock, OLDEST_S, lambda: spool.oldest() == {news: 2000, other: 500})
+
+            await settle(spool, young, finished(Outcome.SENT))
+            await passes(clock, OLDEST_S, lambda: spool.oldest() == {news: 1000, other: 500})
+
+            await settle(spool, old, finished(Outcome.BOUNCED))
+            await passes(clock, OLDEST_S, lambda: spool.oldest() == {other: 500})
+    async with open_spool(tmp_path, clock, create=False) as spool:
+        assert spool.oldest() == {other: 500}
+
+
+def test_oldest_mail_is_found_without_a_look_at_each_row(tmp_path: Path) -> None:
+    """One step into the index of each stream: a million waiting envelopes cost nothing."""
+    asyncio.run(an_empty_spool(tmp_path))
+
+    plan = query(tmp_path, f"EXPLAIN QUERY PLAN {READ['oldest']}")
+
+    steps = [str(row[-1]) for row in plan]
+    assert any("USING INDEX envelope_waiting (stream_id=?)" in step for step in steps), steps
+    assert not [step for step in steps if "SCAN e" in step or "B-TREE" in step], steps
+
+
+async def an_empty_spool(folder: Path) -> None:
+    async with open_spool(folder):
+        pass
+
+
+async def kept_at(spool: Spool, received_at: int, campaign: str) -> Envelope:
+    made = replace(new_envelope(spool, campaign=campaign), received_at=received_at)
+    await spool.append([made], b"x")
+    return made
+
+
+async def test_failing_upkeep_is_counted_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in the housework is logged each time and costs no mail."""
+    clock, failures = ManualClock(), list[str]()
+
+    def fail(_: object) -> dict[tuple[str, str, str], int]:
+        raise ZeroDivisionError
+
+    async with open_spool(tmp_path, clock) as spool:
+        spool.on_failure = failures.append
+        await kept_at(spool, 1000, "news")
+        async with upkeep(spool):
+            with monkeypatch.context() as patch:
+                patch.setattr("relay.spool.reading.oldest", fail)
+                await passes(clock, OLDEST_S, lambda: len(failures) >= 2)
+            await passes(clock, OLDEST_S, lambda: bool(spool.oldest()))
+
+    assert set(failures) == {"spool"}
+    assert caplog.messages.count("spool upkeep failed") == len(failures)
 
 
 async def test_log_is_copied_in_the_background_and_used_again(tmp_path: Path) -> None:

@@ -31,11 +31,16 @@ PATIENCE_S = 10.0
 
 @asynccontextmanager
 async def pool_with(
-    server: ScriptServer, clock: ManualClock, upstream: config.Upstream = PLAIN
+    server: ScriptServer,
+    clock: ManualClock,
+    upstream: config.Upstream = PLAIN,
+    *,
+    on_failure: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Pool]:
     """A pool that runs; closed in the end, and ``run`` returns by itself."""
     async with asyncio.timeout(PATIENCE_S * 2), asyncio.TaskGroup() as tasks:
-        pool = Pool(replace(upstream, port=server.port), "", clock=clock)
+        upstream = replace(upstream, port=server.port)
+        pool = Pool(upstream, "", clock=clock, on_failure=on_failure)
         async with pool:
             tasks.create_task(pool.run())
             yield pool
@@ -528,13 +533,16 @@ async def test_waiters_of_a_full_pool_do_not_wake_the_opener() -> None:
 async def test_mistake_of_our_own_is_told_as_unreachable(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug in opening is logged with its traceback, backed off, and does not stop the pool."""
+    """A bug in opening is logged with its traceback, counted, backed off, and stops nothing."""
 
     async def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    clock = ManualClock()
-    async with ScriptServer() as server, pool_with(server, clock) as pool:
+    clock, failures = ManualClock(), list[str]()
+    async with (
+        ScriptServer() as server,
+        pool_with(server, clock, on_failure=failures.append) as pool,
+    ):
         with monkeypatch.context() as patch:
             patch.setattr("relay.upstream.session.open_link", broken)
             with pytest.raises(Unreachable):
@@ -545,3 +553,4 @@ async def test_mistake_of_our_own_is_told_as_unreachable(
         await send(await waiting)
 
     assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)
+    assert failures == ["upstream"]

@@ -208,9 +208,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def _read(self, campaign: str, now_ms: int) -> list[Due]:
         lane = "bulk" if campaign else "priority"
-        return self._do(
-            self.spool.read_due("ses", lane, campaign, after=(0, 0), now_ms=now_ms, limit=10_000)
-        )
+        return self._do(self.spool.read_due("ses", lane, campaign, now_ms=now_ms, limit=10_000))
 
     @invariant()
     def every_waiting_recipient_is_read(self) -> None:

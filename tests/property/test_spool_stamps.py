@@ -35,7 +35,7 @@ def test_no_arrival_lies_behind_a_reader(events: list[tuple[str, int, int]]) -> 
 
 @given(MOMENTS, MOMENTS)
 def test_read_that_found_nothing_binds_nothing(now_ms: int, envelope_id: int) -> None:
-    """Its cursor has not moved, so the present moment may still be given."""
+    """It has reached no further, so the present moment may still be given."""
     stamps = Stamps()
     stamps.begin_read(now_ms)
     stamps.end_read(now_ms, None)

@@ -80,9 +80,9 @@ def test_clock_step_does_not_stretch_an_open_stop() -> None:
     ageing.stepped(24 * HOUR, START + 25 * HOUR)
     ageing.go("account:ses", START + 25 * HOUR)
 
-    assert ageing.saved(START + 25 * HOUR) == {
-        "account:ses": [(START + 24 * HOUR, START + 25 * HOUR)]
-    }
+    assert ageing.saved(START + 25 * HOUR)["account:ses"] == [
+        (START + 24 * HOUR, START + 25 * HOUR)
+    ]
 
 
 def test_stopped_time_survives_a_restart() -> None:
@@ -129,3 +129,35 @@ def test_clock_that_goes_backward_makes_an_empty_stretch() -> None:
     ageing.go("account:ses", START - HOUR)
 
     assert ageing.saved(START) == {"account:ses": [(START, START)]}
+
+
+def test_time_that_a_clock_step_added_is_no_age() -> None:
+    """A clock set forward by thirty days does not expire mail of a minute ago."""
+    step, ageing = 30 * 24 * HOUR, Ageing(START)
+    ageing.stepped(step, START + step)
+
+    assert not ageing.expired(START - 60_000, 336, [], START + step + GRACE_MS)
+    assert ageing.expired(START - 60_000, 336, [], START + step + 336 * HOUR)
+
+
+def test_clock_that_was_set_is_not_trusted_until_it_is_said() -> None:
+    """Between a step and the notice of it, nothing is decided by age."""
+    ageing = Ageing(START)
+    assert ageing.is_steady(START, 100.0)
+    assert ageing.is_steady(START + 5000, 105.0)
+
+    assert not ageing.is_steady(START + 25 * HOUR, 106.0)
+
+    ageing.stepped(25 * HOUR, START + 25 * HOUR)
+    assert ageing.is_steady(START + 25 * HOUR, 107.0)
+    assert not ageing.is_steady(START + 26 * HOUR, 108.0)
+
+
+def test_clock_that_is_nudged_stays_trusted() -> None:
+    """NTP corrects by seconds all day; many small steps are no large one."""
+    ageing = Ageing(START)
+
+    for number in range(10):
+        now_ms = START + 40_000 * number
+        assert ageing.is_steady(now_ms, float(number))
+        ageing.went_on(now_ms, float(number))

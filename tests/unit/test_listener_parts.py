@@ -212,6 +212,7 @@ def test_nobody_observes_without_harm() -> None:
     nobody.stalled(True)
     nobody.connection(1)
     nobody.accept_seconds(0.1)
+    nobody.failed("listener")
 
 
 # --- users and passwords ---------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.metrics import Metrics
+from relay.metrics import UNKNOWN_MAX, Metrics
 from relay.reply import Stage
 from relay.verdict import Kind
 from tests.fakes.figures import figures, hold, room, stream, upstream
@@ -54,6 +54,7 @@ def busy() -> Metrics:
     for kind in Kind:
         metrics.judged(kind.value, Stage.DOT, "text", known=kind is not Kind.DEFERRED)
         metrics.settled("ses", kind.value, 2)
+    metrics.expired("ses", 4)
     metrics.failed("dispatcher")
     return metrics
 
@@ -109,11 +110,13 @@ def test_events_are_counted_where_they_belong() -> None:
     assert value(found, "relay_dispatcher_recipients_total", upstream="ses", verdict="sent") == 2
     assert value(found, "relay_verdict_replies_total", verdict="sent", stage="dot") == 1
     assert value(found, "relay_verdict_unknown_replies_total", stage="dot") == 1
+    assert value(found, "relay_dispatcher_expired_recipients_total", upstream="ses") == 4
     assert value(found, "relay_service_failures_total", room="dispatcher") == 1
     assert metrics.totals == {
         "received": 3,
         "refused": 1,
         "attempts": 1,
+        "expired": 4,
         "failures": 1,
         **{kind.value: 2 for kind in Kind},
     }
@@ -172,16 +175,39 @@ def test_states_are_those_of_the_figures() -> None:
     assert {name: value(found, name, upstream="ses") for name in wanted} == wanted
 
 
+def test_oldest_age_is_the_greatest_of_the_lanes_streams() -> None:
+    """By lane, not by campaign; a lane in which nothing waits has no age, and none is negative."""
+    shown = figures(
+        now=100_000,
+        streams=(
+            stream("a", 1, oldest_at=90_000),
+            stream("b", 1, oldest_at=40_000),
+            stream("c", 1, oldest_at=70_000),
+            stream("d", 0, 3),
+            stream("", 0, 1, lane="priority"),
+            stream("e", 1, lane="other", oldest_at=100_001),
+        ),
+    )
+
+    found = samples(Metrics(), shown)
+
+    name = "relay_spool_oldest_seconds"
+    assert value(found, name, upstream="ses", lane="bulk") == 60
+    assert value(found, name, upstream="ses", lane="priority") is None
+    assert value(found, name, upstream="ses", lane="other") == 0
+
+
 def test_next_scrape_forgets_the_last_one() -> None:
     """A stream that is empty, a hold that is lifted, an upstream that is gone: no old numbers."""
     metrics = Metrics()
-    before = figures(streams=(stream("a", 5),), holds=(hold("campaign:a"),))
+    before = figures(streams=(stream("a", 5, oldest_at=1),), holds=(hold("campaign:a"),))
     samples(metrics, before)
 
     found = samples(metrics, figures(upstreams=(upstream(name="other"),)))
 
     labels = {"upstream": "ses", "lane": "bulk", "state": "waiting"}
     assert value(found, "relay_spool_depth_recipients", **labels) is None
+    assert value(found, "relay_spool_oldest_seconds", upstream="ses", lane="bulk") is None
     assert value(found, "relay_breaker_holds", source="breaker") == 0
     assert value(found, "relay_shaper_rate_per_second", upstream="ses") is None
     assert value(found, "relay_shaper_rate_per_second", upstream="other") == 12.5
@@ -202,16 +228,16 @@ def test_unknown_replies_are_counted_by_text_and_bounded() -> None:
     """A server that invents a text for each message does not fill the memory."""
     metrics = Metrics()
 
-    for n in range(3 * Metrics.UNKNOWN_MAX):
+    for n in range(3 * UNKNOWN_MAX):
         metrics.judged("deferred", Stage.DOT, f"451 trouble {n}", known=False)
     for _ in range(4):
         metrics.judged("deferred", Stage.DOT, "451 trouble 0", known=False)
 
-    assert len(metrics.unknown) == Metrics.UNKNOWN_MAX
+    assert len(metrics.unknown) == UNKNOWN_MAX
     assert metrics.unknown["451 trouble 0"] == 5
     found = samples(metrics, figures())
     counted = value(found, "relay_verdict_unknown_replies_total", stage="dot")
-    assert counted == 3 * Metrics.UNKNOWN_MAX + 4
+    assert counted == 3 * UNKNOWN_MAX + 4
 
 
 def test_known_replies_are_not_listed() -> None:

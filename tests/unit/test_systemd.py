@@ -170,7 +170,7 @@ def test_unit_is_hardened(tmp_path: Path) -> None:
         (0o600, False, True),
         (0o400, False, True),
         (0o440, False, False),
-        (0o640, True, False),
+        (0o660, True, False),
         (0o440, True, True),
         (0o444, True, False),
     ],

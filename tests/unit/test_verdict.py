@@ -229,6 +229,13 @@ CASES = [
     case(AUTH, "504 Unrecognized mechanism", "out-of-step", SessionEnded, ending=Ending.OUR_BUG),
     case(DOT, "552 Message is too long.", "message-too-long", Bounced, per_recipient=False),
     case(
+        MAIL,
+        "552 5.3.4 Message size exceeds fixed limit",
+        "declared-too-long",
+        Bounced,
+        per_recipient=False,
+    ),
+    case(
         DOT,
         DENIED + "identity/example.com'",
         "access-denied",

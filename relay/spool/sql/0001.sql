@@ -38,10 +38,10 @@ CREATE TABLE envelope (
     reason TEXT NOT NULL DEFAULT ''
 ) STRICT;
 
--- Ends in the rowid, which is the id: a lane reads on from (due_at, id).
+-- Ends in the rowid, which is the id: a lane is read in the order of (due_at, id).
 CREATE INDEX envelope_waiting ON envelope (stream_id, due_at) WHERE state = 0;
--- The envelopes that a released hold sets free.
-CREATE INDEX envelope_parked ON envelope (hold_key) WHERE state = 1;
+-- The envelopes that a released hold sets free; its probes take the longest untried first.
+CREATE INDEX envelope_parked ON envelope (hold_key, due_at) WHERE state = 1;
 -- Dead mail, the longest dead first.
 CREATE INDEX envelope_dead ON envelope (died_at) WHERE state = 2;
 -- Who else has this content; a message for one recipient pays nothing for it.

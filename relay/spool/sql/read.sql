@@ -16,7 +16,7 @@ LEFT JOIN recipient AS r ON r.envelope_id = e.id AND r.state = 0 AND r.due_at <=
 ORDER BY e.due_at, e.id, r.n;
 
 -- name: parked_by
--- The envelopes of an upstream that wait for one hold, the oldest first.
+-- The envelopes of an upstream that wait for one hold, the longest untried first.
 SELECT e.id, e.due_at, e.content_id, e.sender, e.subscriber, e.message_id, e.configuration_set,
     e.auth_user, e.size_bytes, e.received_at, r.n, r.address, r.attempts, r.in_doubt,
     e.lane, e.campaign
@@ -24,10 +24,10 @@ FROM (
     SELECT envelope.*, s.lane, s.campaign
     FROM envelope JOIN stream AS s ON s.id = envelope.stream_id
     WHERE state = 1 AND hold_key = :hold_key AND s.upstream = :upstream
-    ORDER BY envelope.id LIMIT :limit
+    ORDER BY envelope.due_at, envelope.id LIMIT :limit
 ) AS e
 LEFT JOIN recipient AS r ON r.envelope_id = e.id AND r.state = 0
-ORDER BY e.id, r.n;
+ORDER BY e.due_at, e.id, r.n;
 
 -- name: parked_keys
 -- The holds that envelopes wait for, read by jumps over all that share one.
@@ -39,12 +39,13 @@ WITH RECURSIVE keys (key) AS (
 )
 SELECT key FROM keys WHERE key IS NOT NULL;
 
--- name: streams
--- The streams of an upstream with the moment at which the first of their mail is due.
-SELECT s.lane, s.campaign, (
-    SELECT min(e.due_at) FROM envelope AS e WHERE e.stream_id = s.id AND e.state = 0
-) AS due_at
-FROM stream AS s WHERE s.upstream = ? AND due_at IS NOT NULL;
+-- name: oldest
+-- When the mail at the head of each stream was received: one look into the index a stream.
+SELECT s.upstream, s.lane, s.campaign, (
+    SELECT e.received_at FROM envelope AS e
+    WHERE e.stream_id = s.id AND e.state = 0 ORDER BY e.due_at, e.id LIMIT 1
+) AS oldest_at
+FROM stream AS s WHERE oldest_at IS NOT NULL;
 
 -- name: next_due
 -- When the next mail of an upstream is due after a moment.

@@ -76,6 +76,10 @@ UPDATE envelope SET due_at = coalesce(
 )
 WHERE id = ?;
 
+-- name: due_at
+-- When an envelope is due.
+SELECT due_at FROM envelope WHERE id = ?;
+
 -- name: set_state
 -- Moves an envelope to another state.
 UPDATE envelope SET state = ?, hold_key = ?, died_at = ?, reason = ? WHERE id = ?;
@@ -97,8 +101,12 @@ DELETE FROM content WHERE id = ?;
 SELECT EXISTS (SELECT 1 FROM envelope WHERE content_id = ? AND shared = 1);
 
 -- name: parked_ids
--- The next envelopes that wait for a hold, the oldest first.
-SELECT id FROM envelope WHERE state = 1 AND hold_key = ? ORDER BY id LIMIT ?;
+-- The next envelopes that wait for a hold, the longest untried first.
+SELECT id FROM envelope WHERE state = 1 AND hold_key = ? ORDER BY due_at, id LIMIT ?;
+
+-- name: count_parked
+-- How many envelopes wait for a hold.
+SELECT count(*) FROM envelope WHERE state = 1 AND hold_key = ?;
 
 -- name: join_end
 -- Lets the recipients of a released envelope wait at the end of their lane.
