@@ -102,8 +102,9 @@ class Listener:
         """Accept from now on.
 
         Raises:
+            AddressBusy: another program listens there.
             ConfigError: it would be an open relay, a certificate or an address cannot be
-                used. Then nothing is open.
+                used. Either way nothing is open.
         """
         # aiosmtpd logs addresses and each command; the relay's own lines say what is needed.
         logging.getLogger("mail.log").setLevel(logging.CRITICAL + 1)

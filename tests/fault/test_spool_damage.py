@@ -11,6 +11,7 @@ import pytest
 
 from relay.envelope import Outcome
 from relay.errors import ContentDamaged, SpoolBroken, SpoolBusy, SpoolError
+from relay.spool import State
 from tests.fakes.clock import ManualClock
 from tests.fakes.spool_file import (
     PATIENCE_S,

@@ -346,11 +346,11 @@ class FailingSettle:
         self._spool = spool
         self.failures = 3
 
-    async def settle(self, settlement: Settlement) -> None:
+    async def settle(self, settlement: Settlement) -> int | None:
         if self.failures:
             self.failures -= 1
             raise SpoolFull("no room")
-        await self._spool.settle(settlement)
+        return await self._spool.settle(settlement)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._spool, name)

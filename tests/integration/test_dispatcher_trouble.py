@@ -134,9 +134,9 @@ async def test_each_booking_is_closed_once(tmp_path: Path) -> None:
 async def test_accepted_probe_is_not_sent_with_those_it_frees(tmp_path: Path) -> None:
     """It is settled before the rest is released, however slow the disk."""
 
-    async def slow(spool: Spool, settlement: Settlement) -> None:
+    async def slow(spool: Spool, settlement: Settlement) -> int | None:
         await house.clock.sleep(5)
-        await spool.settle(settlement)
+        return await spool.settle(settlement)
 
     async with open_house(tmp_path, wrap=altered(settle=slow)) as house:
         await parked(house, 5)
@@ -233,11 +233,11 @@ async def test_hold_lifted_while_mail_is_being_parked_leaves_none_behind(tmp_pat
     """Released before the parking is on disk, it would wait for nobody."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(spool: Spool, settlement: Settlement) -> None:
+    async def slow(spool: Spool, settlement: Settlement) -> int | None:
         if settlement.parked is not None:
             begun.set()
             await go_on.wait()
-        await spool.settle(settlement)
+        return await spool.settle(settlement)
 
     async with open_house(tmp_path, wrap=altered(settle=slow)) as house:
         hold(house, KEY)
@@ -528,12 +528,12 @@ async def test_contradicted_settlement_is_given_up_and_the_mail_not_sent_again(
     """Our own mistake: logged, tried a few times, in nobody's way, and no second copy."""
     tries = 0
 
-    async def settle(spool: Spool, settlement: Settlement) -> None:
+    async def settle(spool: Spool, settlement: Settlement) -> int | None:
         nonlocal tries
         if settlement.envelope.id == house.kept[0].id:
             tries += 1
             raise SpoolError("recipient 0 cannot be settled: it is unknown")
-        await spool.settle(settlement)
+        return await spool.settle(settlement)
 
     async with open_house(tmp_path, wrap=altered(settle=settle)) as house:
         hold(house, account_key("ses"))
@@ -556,12 +556,12 @@ async def test_settlement_that_failed_for_anothers_fault_is_written_the_next_tim
     """All jobs of a batch fail together when the writer stumbles over one."""
     failures = 1
 
-    async def settle(spool: Spool, settlement: Settlement) -> None:
+    async def settle(spool: Spool, settlement: Settlement) -> int | None:
         nonlocal failures
         if failures:
             failures -= 1
             raise SpoolError("the spool's writer stopped")
-        await spool.settle(settlement)
+        return await spool.settle(settlement)
 
     async with open_house(tmp_path, wrap=altered(settle=settle)) as house:
         await house.keep(1)
@@ -626,10 +626,10 @@ async def test_surprise_upon_surprise_ends_one_attempt_only(
 ) -> None:
     """What may have been sent stays leased until the next start; the relay goes on."""
 
-    async def settle(spool: Spool, settlement: Settlement) -> None:
+    async def settle(spool: Spool, settlement: Settlement) -> int | None:
         if settlement.envelope.campaign == "a":
             raise KeyError("our own mistake")
-        await spool.settle(settlement)
+        return await spool.settle(settlement)
 
     async with open_house(tmp_path, wrap=altered(settle=settle)) as house:
         await house.keep(1, campaign="a")

@@ -15,7 +15,7 @@ import trustme
 
 from relay import config
 from relay.clock import SystemClock
-from relay.errors import ConfigError
+from relay.errors import AddressBusy, ConfigError
 from relay.listener import Listener, Users, client, users
 from tests.fakes.clock import ManualClock
 from tests.fakes.dialogue import MESSAGE, PATIENCE_S, Talk, listening
@@ -419,13 +419,23 @@ async def test_open_relay_is_refused_at_start() -> None:
         assert (await refused_start(config.Listen(), [door])).key == "listen.host"
 
 
-async def test_address_that_cannot_be_bound_is_a_config_error() -> None:
-    """Taken, or not this machine's: and none of the others stays open."""
+async def test_address_that_is_taken_leaves_none_of_the_others_open() -> None:
+    """No fault of the configuration's: it may be free at the next start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        error = await refused_start(config.Listen(host=("127.0.0.2", "127.0.0.1"), port=port))
-        assert error.key == "listen.host"
+        listen = config.Listen(host=("127.0.0.2", "127.0.0.1"), port=port)
+
+        with pytest.raises(AddressBusy, match=f"listen.port {port} on 127.0.0.2, 127.0.0.1 is"):
+            await Listener(listen, FakeSpool(), None, clock=SystemClock()).start()
+
         socket.create_server(("127.0.0.2", port)).close()
+
+
+async def test_address_of_another_machine_is_a_config_error() -> None:
+    """192.0.2.0/24 is nobody's (RFC 5737), so certainly not ours."""
+    error = await refused_start(config.Listen(host=("192.0.2.1",), port=0))
+
+    assert error.key == "listen.host"
 
 
 async def test_every_host_is_listened_on() -> None:
