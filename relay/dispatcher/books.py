@@ -129,7 +129,9 @@ class Books:
 
     async def _put(self, holds: Iterable[Hold]) -> None:
         for hold in holds:
-            await self._rooms.spool.put_hold(hold)
+            # Between two tries it may have been lifted.
+            if self._rooms.holds.get(hold.key, hold.source) is not None:
+                await self._rooms.spool.put_hold(hold)
 
     async def _drop(self, lifted: Iterable[tuple[str, Source]]) -> None:
         for key, source in lifted:

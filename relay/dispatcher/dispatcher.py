@@ -69,7 +69,14 @@ class Dispatcher:
             breaker=rooms.breaker,
             holds=rooms.holds,
         )
-        self._feed = Feed(upstream.name, rooms.spool, self._lanes, rooms.clock, self.wake)
+        self._feed = Feed(
+            upstream.name,
+            rooms.spool,
+            self._lanes,
+            rooms.clock,
+            self.wake,
+            on_failure=rooms.metrics.failed,
+        )
         self._books = Books(rooms, self.wake)
         self._attempts = Attempts(
             upstream.name,

@@ -35,7 +35,7 @@ async def test_outage_behind_the_greeting_is_backed_off_and_shown(tmp_path: Path
 
         await house.pass_time(600)
 
-        assert len(house.upstream.mails) < 40
+        assert len(house.upstream.mails) < 150  # thousands at full speed
         assert "Service not available" in house.dispatcher.doing
 
         house.upstream.answer = lambda *_: Plan()
