@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from relay.config.schema import Spool as Config
 from relay.envelope import Outcome
 from relay.spool import Rescheduled
 from relay.spool.reading import READ
-from relay.spool.upkeep import OLDEST_S, VACUUM_MIN_PAGES
+from relay.spool.upkeep import OLDEST_S, VACUUM_MIN_PAGES, VACUUM_STEP_PAGES, vacuum
 from tests.fakes.clock import ManualClock
 from tests.fakes.spool_file import (
     PATIENCE_S,
@@ -255,3 +256,18 @@ async def test_ballast_comes_back_by_itself(tmp_path: Path) -> None:
         ballast.unlink()
 
         await passes(clock, 1, ballast.exists)
+
+
+async def test_one_step_of_vacuum_gives_back_all_its_pages(tmp_path: Path) -> None:
+    """On a full disk room returns in steps of a megabyte, not of a page."""
+    async with open_spool(tmp_path) as spool:
+        kept = await keep(spool, body=os.urandom(3 * VACUUM_STEP_PAGES * 4096))
+        await settle(spool, kept, finished(Outcome.SENT))
+        [(before,)] = query(tmp_path, "PRAGMA freelist_count")
+
+        await spool._writer.call(vacuum)
+
+        [(after,)] = query(tmp_path, "PRAGMA freelist_count")
+    assert isinstance(before, int)
+    assert isinstance(after, int)
+    assert before - after >= VACUUM_STEP_PAGES
