@@ -267,3 +267,16 @@ def test_failed_read_is_tried_again() -> None:
     lanes.loaded(key, [], 0)
 
     assert [key for key, _ in lanes.to_read()] == [StreamKey("bulk", "a")]
+
+
+def test_accounts_probe_takes_the_first_head_that_is_usable() -> None:
+    """Held or not; but what a person holds is passed over."""
+    lanes = Lanes(CONFIG, is_held=lambda _: True)
+    for number, campaign in enumerate("abc", start=1):
+        lanes.arrived(envelope(number, campaign=campaign))
+
+    probe = lanes.any_head(lambda one: one.campaign != "a")
+
+    assert probe is not None
+    assert probe.campaign == "b"
+    assert lanes.any_head(lambda _: False) is None
