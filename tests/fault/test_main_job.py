@@ -10,13 +10,14 @@ import asyncio
 import hashlib
 import random
 from asyncio.subprocess import DEVNULL
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 from relay.dispatcher.books import UNSETTLED_MAX
-from relay.twin import Latency, Twin, TwinConfig, by_relay_id
+from relay.twin import NO_LATENCY, Latency, Twin, TwinConfig, by_relay_id
 from tests.fakes.listmonk import Client, Mail, make_mail
 from tests.fakes.running import PATIENCE_S, relay_and_twin
 from tests.fakes.smtp_source import needs_source, smtp_source
@@ -51,6 +52,25 @@ def lost(mails: list[Mail], twin: Twin) -> list[str]:
     return [mail.message_id for mail in mails if mail.message_id not in arrived]
 
 
+def likeness(content: bytes | None) -> tuple[tuple[bytes, ...], bytes]:
+    """The names of the header fields but our ``Received``, and the body: what does not vary."""
+    assert content is not None
+    head, _, body = content.partition(b"\r\n\r\n")
+    names = [line.partition(b":")[0] for line in head.split(b"\r\n") if line[:1] not in b" \t"]
+    return tuple(name for name in names if name != b"Received"), body
+
+
+async def untouched(count: int) -> set[tuple[tuple[bytes, ...], bytes]]:
+    """What smtp-source's messages look like without a relay in between."""
+    bare = TwinConfig(tls="none", auth_required=False, rate_per_s=1e6, quota=0, keep_content=True)
+    twin = Twin(replace(bare, latency=NO_LATENCY, session_messages=(count, count)))
+    try:
+        assert await smtp_source(await twin.start(), 20) == 0
+        return {likeness(record.content) for record in twin.ledger.records}
+    finally:
+        await twin.stop()
+
+
 @needs_source
 @pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
 async def test_all_mail_arrives_once_and_unchanged(tmp_path: Path, count: int) -> None:
@@ -61,6 +81,7 @@ async def test_all_mail_arrives_once_and_unchanged(tmp_path: Path, count: int) -
         latency=SLOW_NET,
         seed=1,
         quota=0,
+        keep_content=True,
     )
     mails = campaign_mail(count)
     async with relay_and_twin(tmp_path, twin_config) as (relay, twin):
@@ -79,6 +100,8 @@ async def test_all_mail_arrives_once_and_unchanged(tmp_path: Path, count: int) -
         from_client = [record for record in twin.ledger.records if record.campaign]
         assert {record.sha256_bare for record in from_client} == sent
         assert all(record.relay_id for record in twin.ledger.records)
+        from_source = [one for one in twin.ledger.records if not one.campaign]
+        assert {likeness(one.content) for one in from_source} == await untouched(count)
         # P4: whatever was throttled cost nobody an attempt.
         assert twin.ledger.total.throttled > 0
         assert attempts_by_count(tmp_path) == {1: 2 * count}
