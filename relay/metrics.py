@@ -45,7 +45,8 @@ class Metrics:
         """The same events as plain numbers, for ``status``."""
         self.unknown: Tally[str] = Tally()
         """Replies that no row of the verdict table knows, by text (at most ``UNKNOWN_MAX``)."""
-        self._events()
+        self._listener_events()
+        self._dispatcher_events()
         self._states()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -57,7 +58,7 @@ class Metrics:
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, registry=self.registry, buckets=_SECONDS)
 
-    def _events(self) -> None:
+    def _listener_events(self) -> None:
         self._received_messages = self._counter(
             "relay_listener_messages_total", "Messages accepted from clients.", "lane"
         )
@@ -77,6 +78,8 @@ class Metrics:
         self._accept = self._histogram(
             "relay_listener_accept_seconds", "From the end of a message to its durable 250."
         )
+
+    def _dispatcher_events(self) -> None:
         self._recipients = self._counter(
             "relay_dispatcher_recipients_total",
             "Recipients by what an attempt came to.",
