@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, str] = {
     "campaign": "relay.cli.campaign:campaign",
     "check": "relay.cli.check:check",
+    "demo": "relay.cli.demo:demo",
     "find": "relay.cli.find:find",
     "queue": "relay.cli.queue:queue",
     "sandbox": "relay.cli.sandbox:sandbox",

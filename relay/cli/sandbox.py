@@ -11,138 +11,87 @@ import asyncio
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from relay.cli._twin_options import PORT, twin_config, twin_options
 from relay.errors import RelayError
-from relay.twin import NO_LATENCY, Latency, Ledger, Twin, TwinConfig, certificate_files
+from relay.loops import loop_factory
+from relay.twin import SCENARIOS, Ledger, Scenario, Twin, TwinConfig, certificate_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PORT = 2587
-"""The higher of SES's two STARTTLS ports; the lower needs root."""
-
 _TICK_S = 1.0
 _DEFAULTS = TwinConfig()
+_PLAIN = Scenario(words="", config=_DEFAULTS)
 
 
-class _Settings(TypedDict):
-    """The options that are fields of ``TwinConfig`` under the same name."""
-
-    host: str
-    port: int
-    rate_per_s: float
-    burst: float | None
-    quota: int
-    session_messages: tuple[int, int]
-    connections_max: int
-    idle_s: float
-    tls: Literal["starttls", "implicit", "none"]
-    auth_required: bool
-    username: str
-    password: str
-    seed: int | None
-
-
-def _range(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, int]:
-    """Both ends of ``N`` or ``LOW-HIGH``."""
-    low, dash, high = value.partition("-")
-    try:
-        return int(low), int(high if dash else low)
-    except ValueError:
-        raise click.BadParameter(f"found {value!r}, wanted a number or LOW-HIGH") from None
+def _list(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Print the scenarios and leave, if that is what is wanted."""
+    if wanted:
+        width = max(map(len, SCENARIOS))
+        for name, scenario in SCENARIOS.items():
+            click.echo(f"{name:<{width}}  {scenario.words}")
+        context.exit()
 
 
 @click.command()
-@click.option("--host", default=_DEFAULTS.host, show_default=True, help="A loopback address.")
-@click.option("--port", default=PORT, show_default=True, help="0: any free one.")
 @click.option(
-    "--limit",
-    "rate_per_s",
-    type=float,
-    default=_DEFAULTS.rate_per_s,
-    show_default=True,
-    help="Maximum send rate, recipients a second.",
-)
-@click.option("--burst", type=float, help="Recipients at once.  [default: one second's worth]")
-@click.option(
-    "--quota", default=_DEFAULTS.quota, show_default=True, help="Recipients in 24 h; 0: any number."
+    "--scenario",
+    type=click.Choice(list(SCENARIOS)),
+    metavar="NAME",
+    help="A trouble that SES makes; other options go before its own settings.",
 )
 @click.option(
-    "--session-messages",
-    metavar="N|LOW-HIGH",
-    callback=_range,
-    default="{}-{}".format(*_DEFAULTS.session_messages),
-    show_default=True,
-    help="Messages until a session is ended with 421; each draws from the range.",
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="Tell what each scenario plays, and leave.",
 )
-@click.option(
-    "--connections",
-    "connections_max",
-    default=_DEFAULTS.connections_max,
-    show_default=True,
-    help="Connections at the same time.",
-)
-@click.option(
-    "--idle",
-    "idle_s",
-    type=float,
-    default=_DEFAULTS.idle_s,
-    show_default=True,
-    help="Seconds of silence after which a session is cut; 0: never.",
-)
-@click.option(
-    "--latency",
-    "rtt_ms",
-    type=float,
-    default=_DEFAULTS.latency.rtt_s * 1000,
-    show_default=True,
-    help="Round trip in ms; 0 answers at once, at the final dot, too.",
-)
-@click.option(
-    "--tls",
-    type=click.Choice(["starttls", "implicit", "none"]),
-    default=_DEFAULTS.tls,
-    show_default=True,
-)
-@click.option(
-    "--auth/--no-auth", "auth_required", default=True, show_default=True, help="Require a login."
-)
-@click.option("--user", "username", default=_DEFAULTS.username, show_default=True)
-@click.option("--password", default=_DEFAULTS.password, show_default=True)
-@click.option("--seed", type=int, help="Makes caps, ids and latencies repeatable.")
+@twin_options
 @click.option("--json", "as_json", is_flag=True, help="Sum up as JSON; all else goes to stderr.")
-def sandbox(rtt_ms: float, as_json: bool, **settings: Unpack[_Settings]) -> None:
+@click.pass_context
+def sandbox(context: click.Context, /, scenario: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401  (click's)
     """Play Amazon SES on this machine. No mail leaves it.
 
     SES's dialogue and limits: 454 over the rate, a daily quota, sessions that end, the
     idle cut. Stop it with Ctrl-C or SIGTERM.
     """
-    latency = Latency(rtt_s=rtt_ms / 1000) if rtt_ms > 0 else NO_LATENCY
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    story = _PLAIN if scenario is None else SCENARIOS[scenario]
     try:
-        config = TwinConfig(**settings, latency=latency)
+        config = twin_config(replace(story.config, port=PORT), given)
+        twin = story.twin(config)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        ledger = runner.run(_play(config, as_json=as_json))
+    tale = f"{scenario}: {story.words}" if scenario else ""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        ledger = runner.run(_play(twin, tale, as_json=as_json))
     click.echo(json.dumps(ledger.summary()) if as_json else _summary(ledger))
 
 
-async def _play(config: TwinConfig, *, as_json: bool) -> Ledger:
+async def _play(twin: Twin, tale: str, *, as_json: bool) -> Ledger:
     """Run the twin until a signal comes; returns what it has seen."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    twin = Twin(config)
     try:
         await twin.start()
     except OSError as error:
-        where = f"{config.host}:{config.port}"
+        where = f"{twin.config.host}:{twin.config.port}"
         raise RelayError(f"cannot listen on {where}: {error.strerror}") from error
-    click.echo(_banner(twin), err=as_json)
+    click.echo(_banner(twin, tale), err=as_json)
     if sys.stderr.isatty():
         await _watch(stopped, lambda: _show(twin.ledger))
     await stopped.wait()
@@ -170,8 +119,8 @@ def _show(ledger: Ledger) -> None:
     click.echo(f"\r{line:<90}", nl=False, err=True)
 
 
-def _banner(twin: Twin) -> str:
-    """Where it listens, what it allows, and the lines for relay.toml."""
+def _banner(twin: Twin, tale: str) -> str:
+    """Where it listens, what it plays and allows, and the lines for relay.toml."""
     config = twin.config
     low, high = config.session_messages
     tls = {"starttls": "STARTTLS", "implicit": "implicit TLS", "none": "no TLS"}[config.tls]
@@ -182,7 +131,9 @@ def _banner(twin: Twin) -> str:
     )
     lines = [
         f"SES twin listening on {where}; no mail leaves this machine",
+        *([tale] if tale else []),
         f"limits: {limits}, {caps}",
+        *([f"GetSendQuota and GetAccount on port {twin.api_port}"] if twin.api_port else []),
         "to send to it, in relay.toml:",
         "  [[upstream]]",
         f'  host = "{config.host}"',
@@ -212,12 +163,3 @@ def _summary(ledger: Ledger) -> str:
         *(f"{n:>7} x {text}" for text, n in total.refused.most_common()),
     ]
     return "\n".join(lines)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop of uvloop where it is installed, else None for Python's own."""
-    try:
-        import uvloop  # noqa: PLC0415  (optional: the twin runs without it, too)
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -1,11 +1,13 @@
 """HTTP for Prometheus and for whoever watches over the relay.
 
-``/healthz`` says that the process is alive, ``/readyz`` whether it takes mail and if not
-why, ``/metrics`` everything in Prometheus' text format. Nothing here changes anything.
-Off loopback all but ``/healthz`` want ``Authorization: Bearer <token>``: metrics tell
-how much is sent and how well, and a page that is open to a network is open to strangers.
+``/`` is a page with the figures of ``relay status``, fed by ``/api/v1/events``;
+``/api/v1/status`` the same figures once; ``/healthz`` says that the process is alive,
+``/readyz`` whether it takes mail and if not why, ``/metrics`` everything in Prometheus' text
+format. Nothing here changes anything. Who may see what: ``access``. What the page says:
+``view``. Its files lie beside this one and go out as they are: no build step, no other host.
 """
 
-from relay.dashboard.server import DashboardServer, read_token
+from relay.dashboard.access import read_token
+from relay.dashboard.server import DashboardServer
 
 __all__ = ["DashboardServer", "read_token"]

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.clock import SystemClock
+from relay.loops import loop_factory
 from relay.service import logs, sandbox
 from relay.service.relay import Relay
 from relay.spool import Spool
 from relay.upstream import find_password
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from relay.config import Config
 
@@ -33,20 +34,11 @@ def serve(config: Config, *, with_twin: bool = False) -> None:
     Ctrl-C.
     """
     logs.setup(config.log)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(_serve_sandbox(config) if with_twin else _serve(config, _passwords(config)))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, which halves the CPU a message; asyncio's own where there is none."""
-    try:
-        import uvloop  # noqa: PLC0415  # optional: no wheel, no harm
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _passwords(config: Config) -> dict[str, str]:

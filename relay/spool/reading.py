@@ -202,6 +202,12 @@ def sent_by_time(
     return db.execute(READ["sent_by_time"], values).fetchall()
 
 
+def tally(db: sqlite3.Connection) -> dict[tuple[str, int], int]:
+    """Ended recipients by outcome and attempts."""
+    rows = db.execute(READ["tally"]).fetchall()
+    return {(_text(outcome), _number(attempts)): count for outcome, attempts, count in rows}
+
+
 def find(db: sqlite3.Connection, query: str) -> list[Found]:
     """Recipients, ended and queued, by address, Message-ID, SES id or envelope id."""
     text = query.strip()

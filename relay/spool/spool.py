@@ -311,6 +311,10 @@ class Spool:
         )
         return await self._search(work)
 
+    async def tally(self) -> dict[tuple[str, int], int]:
+        """Recipients that ended, by outcome and number of attempts; reads all outcomes."""
+        return await self._search(reading.tally)
+
     async def find(self, query: str) -> list[Found]:
         """What became of, or waits for, an address, Message-ID, SES id or envelope id."""
         return await self._search(partial(reading.find, query=query))

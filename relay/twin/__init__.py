@@ -12,23 +12,31 @@ idle cut), and writes down what it accepted. It shares no code with ``listener``
     assert not twin.ledger.twice()
 """
 
+from relay.twin.audit import Audit
 from relay.twin.certificate import certificate_files
 from relay.twin.faults import Action, Cut, Fault, Say, Stage, Stall, Transaction, Trickle
 from relay.twin.ledger import Accepted, Counts, Ledger, by_message, by_relay_id
-from relay.twin.parameters import NO_LATENCY, Latency, TwinConfig
+from relay.twin.parameters import NO_LATENCY, Farewell, Foreign, Latency, Policy, TwinConfig
+from relay.twin.scenarios import SCENARIOS, Scenario, play
 from relay.twin.server import Twin
 from relay.twin.texts import message_id_time
 
 __all__ = [
     "NO_LATENCY",
+    "SCENARIOS",
     "Accepted",
     "Action",
+    "Audit",
     "Counts",
     "Cut",
+    "Farewell",
     "Fault",
+    "Foreign",
     "Latency",
     "Ledger",
+    "Policy",
     "Say",
+    "Scenario",
     "Stage",
     "Stall",
     "Transaction",
@@ -39,4 +47,5 @@ __all__ = [
     "by_relay_id",
     "certificate_files",
     "message_id_time",
+    "play",
 ]

@@ -18,6 +18,7 @@ from relay.twin.login import Login
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relay.twin.account import Account
     from relay.twin.parameters import TwinConfig
 
 
@@ -40,10 +41,12 @@ class Answer(NamedTuple):
 class Dialogue:
     """The state of one session; ``messages_max`` is the cap that it drew."""
 
-    def __init__(self, config: TwinConfig, transaction: Transaction, messages_max: int) -> None:
+    def __init__(
+        self, config: TwinConfig, account: Account, transaction: Transaction, messages_max: int
+    ) -> None:
         self.transaction = transaction
         self.encrypted = config.tls == "implicit"
-        self._config = config
+        self._config, self._account = config, account
         self._messages_left = messages_max
         self._authenticated = False
         self._login: Login | None = None
@@ -100,7 +103,9 @@ class Dialogue:
         if not argument:
             return Answer(texts.HELO_SYNTAX.format(verb="EHLO"))
         self.transaction.clear()
-        return Answer(texts.ehlo(starttls=self._config.tls == "starttls" and not self.encrypted))
+        profile = self._config.ehlo
+        starttls = self._config.tls == "starttls" and (profile == "odd" or not self.encrypted)
+        return Answer(texts.ehlo(starttls=starttls, size=profile == "2020"))
 
     def starttls(self, argument: str) -> Answer:
         """Go on in TLS."""
@@ -119,13 +124,17 @@ class Dialogue:
         mechanism, _, initial = argument.partition(" ")
         if not mechanism:
             return Answer(texts.AUTH_SYNTAX)
-        login = Login(self._config.username, self._config.password)
+        login = Login(
+            self._config.username,
+            self._config.password,
+            is_valid=self._account.credentials_valid,
+        )
         return self._logged_in(login, login.start(mechanism, initial))
 
     def mail(self, argument: str) -> Answer:
         """Begin a transaction, unless the session is used up or one is open."""
         if self._messages_left <= 0:
-            return Answer(texts.SESSION_SPENT, Then.CLOSE)
+            return Answer(_SPENT[self._config.session_text], Then.CLOSE)
         if self.transaction.sender is not None:
             return Answer(texts.SENDER_TWICE)
         path = _path(argument, "FROM:", texts.MAIL_SYNTAX)
@@ -214,6 +223,7 @@ COMMANDS = {
     "EXPN": Command(Stage.OTHER, Dialogue.expn, needs_login=True),
 }
 
+_SPENT = {"maximum": texts.SESSION_SPENT, "too-many": texts.SESSION_SPENT_2024}
 _OK = Answer(texts.OK)
 _GO_AHEAD = Answer(texts.GO_AHEAD, Then.BODY)
 

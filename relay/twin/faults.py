@@ -1,8 +1,8 @@
 """What a test can make the twin do wrong, at any step.
 
 A fault is a plain callable: asked before each step with the stage and the transaction as
-it stands, it returns an action, or None to let the step go its normal way. Later faults
-by plan or probability are such callables, too.
+it stands, it returns an action, or None to let the step go its normal way. ``weather``
+makes such callables by plan and by probability.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ class Stage(StrEnum):
     """The greeting; with implicit TLS the handshake is over."""
     EHLO = "ehlo"
     STARTTLS = "starttls"
+    TLS = "tls"
+    """The handshake is to begin: after its 220, or at once with implicit TLS. ``Say`` puts its
+    text in ServerHello's place and closes, ``Stall`` keeps the client waiting for it."""
     AUTH = "auth"
     MAIL = "mail"
     RCPT = "rcpt"

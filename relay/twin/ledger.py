@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SECONDS_MAX = 100_000
 """Seconds with traffic whose counts are kept, a bit more than a day."""
 
+LIMITS_MAX = 100_000
+"""Changes of the limit that are kept."""
+
 # Crockford's base 32, as relay ids are written; not imported, the twin shares no code.
 _RELAY_ID = re.compile(r"\bid ([0-9a-hjkmnp-tv-z]{13})\b")
 
@@ -67,11 +70,13 @@ class Counts:
     recipients: int = 0
     throttled: int = 0
     over_quota: int = 0
+    foreign: int = 0
+    """Recipients of somebody else on the same account."""
     refused: Counter[str] = field(default_factory=Counter)
 
     def add_refusal(self, text: str) -> None:
         """Count one reply that said no."""
-        if text == texts.RATE:
+        if text in texts.THROTTLES:
             self.throttled += 1
         elif text == texts.QUOTA:
             self.over_quota += 1
@@ -99,6 +104,10 @@ class Ledger:
         """Counts by monotonic second, in order of time."""
         self.unanswered: set[str] = set()
         """Ids of accepted messages whose 250 never left: only these may come twice."""
+        self.limits: deque[tuple[float, float]] = deque(maxlen=LIMITS_MAX)
+        """(since when, recipients a second that are really accepted), in order of time."""
+        self.foreign: deque[tuple[float, int]] = deque(maxlen=records_max)
+        """(when, recipients) that somebody else on the account got in, in order of time."""
         self.sessions_opened = 0
         self.sessions_open = 0
         self.sessions_peak = 0
@@ -136,6 +145,16 @@ class Ledger:
         """A reply of any stage said no."""
         self.total.add_refusal(text)
         self._second(at).add_refusal(text)
+
+    def limited(self, rate_per_s: float, at: float) -> None:
+        """From now on this is what the account accepts."""
+        self.limits.append((at, rate_per_s))
+
+    def taken(self, recipients: int, at: float) -> None:
+        """Somebody else on the account got that many recipients in."""
+        self.foreign.append((at, recipients))
+        for counts in (self.total, self._second(at)):
+            counts.foreign += recipients
 
     def _second(self, at: float) -> Counts:
         counts = self.seconds.get(int(at))
@@ -197,6 +216,7 @@ class Ledger:
             "recipients": total.recipients,
             "throttled": total.throttled,
             "over_quota": total.over_quota,
+            "foreign": total.foreign,
             "refused": dict(total.refused),
             "refused_share": round(self.refused_share(), 6),
             "twice": len(self.twice()),

@@ -22,12 +22,13 @@ class _Wanted(Enum):
 
 
 class Login:
-    """One attempt to log in as the one user there is."""
+    """One attempt to log in as the one user there is; in vain if he ``is_valid`` no more."""
 
-    __slots__ = ("_name", "_pair", "_wanted", "succeeded")
+    __slots__ = ("_is_valid", "_name", "_pair", "_wanted", "succeeded")
 
-    def __init__(self, username: str, password: str) -> None:
+    def __init__(self, username: str, password: str, *, is_valid: bool = True) -> None:
         self._pair = (username.encode(), password.encode())
+        self._is_valid = is_valid
         self._wanted = _Wanted.PLAIN
         self._name = b""
         self.succeeded = False
@@ -62,5 +63,5 @@ class Login:
                 return self._check(tuple(secret.split(b"\0")[1:]))
 
     def _check(self, pair: tuple[bytes, ...]) -> str:
-        self.succeeded = pair == self._pair
+        self.succeeded = self._is_valid and pair == self._pair
         return texts.AUTHENTICATED if self.succeeded else texts.AUTH_WRONG

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
-import struct
 from typing import TYPE_CHECKING, assert_never, cast
 
 from relay.twin import texts
 from relay.twin.content import Body
+from relay.twin.delay import reply_s
 from relay.twin.dialogue import Answer, Dialogue, Then, stage_of
 from relay.twin.faults import Action, Cut, Say, Stage, Stall, Transaction, Trickle
+from relay.twin.link import Link, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +31,9 @@ LINE_MAX = 2_048
 INPUT_MAX = 64 * 1024
 """Bytes a client may send ahead of a late reply before we stop reading."""
 
-OUTPUT_MAX = 64 * 1024
-"""Bytes of replies a client may leave unread before it is cut."""
-
-TLS_HANDSHAKE_S = 10.0
-TLS_SHUTDOWN_S = 1.0
-
-_LINGER_NONE = struct.pack("ii", 1, 0)
-"""SO_LINGER on, zero seconds: closing sends RST."""
+REST_S = 0.1
+"""An old session is closed only when its last reply has been out for as long, so that no
+``250`` is lost to it; one that never rests so long is closed at its next MAIL."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,6 +54,9 @@ class Session(asyncio.Protocol):
         """A reply is on its way: no further step until it is out."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._heard_at = self._loop.time()
+        """When the client last spoke or was spoken to."""
+        self._dies_at = math.inf
+        """When the session will be too old."""
         self._owed: str | None = None
         """The id of an accepted message whose 250 has not been written yet."""
 
@@ -66,17 +64,18 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, or refuse if the account has all its connections."""
-        # uvloop's transports have asyncio.Transport's methods without being one.
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=OUTPUT_MAX)
         shared = self._shared
+        # uvloop's transports have asyncio.Transport's methods without being one.
+        plain = cast("asyncio.Transport", transport)
+        self._link = Link(plain, shared)
         self._is_over = len(shared.sessions) >= self._config.connections_max
         shared.sessions.add(self)
         transaction = Transaction(session=shared.ledger.opened())
         cap = shared.chance.randint(*self._config.session_messages)
-        self._dialogue = Dialogue(self._config, transaction, cap)
-        if self._config.idle_s > 0:
-            self._arm_idle(self._config.idle_s)
+        self._dialogue = Dialogue(self._config, shared.account, transaction, cap)
+        if self._config.session_age_s is not None:
+            self._dies_at = self._heard_at + shared.chance.uniform(*self._config.session_age_s)
+        self._look_at_clock()
         if self._config.tls == "implicit":
             # Not by asyncio's own TLS server: that forgets a handshake when it is closed.
             self._contained(self._start_tls)
@@ -90,10 +89,10 @@ class Session(asyncio.Protocol):
         if not self._waiting:
             self._contained(self._work)
         if self._waiting and len(self._input) > INPUT_MAX:
-            self._transport.pause_reading()
+            self._link.pause_reading()
 
     def pause_writing(self) -> None:
-        """``OUTPUT_MAX`` is reached: this client does not read."""
+        """``link.OUTPUT_MAX`` is reached: this client does not read."""
         self._cut(reset=True)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
@@ -104,6 +103,7 @@ class Session(asyncio.Protocol):
         if not self._shared.sessions:
             self._shared.empty.set()
         self._shared.ledger.closed()
+        self._link.forget()
         self._closing = True
         for timer in self._timers.values():
             timer.cancel()
@@ -143,7 +143,11 @@ class Session(asyncio.Protocol):
         verb, _, argument = line.strip().partition(" ")
         verb = verb.upper()
         dialogue.transaction.command = argument.strip()
-        self._step(stage_of(verb), lambda: dialogue.answer(verb))
+        stage = stage_of(verb)
+        if stage is Stage.MAIL and self._is_resting() and self._loop.time() >= self._dies_at:
+            self._end()
+        else:
+            self._step(stage, lambda: dialogue.answer(verb))
 
     def _take_body(self, body: Body) -> bool:
         """Take all input as content; False if the dot has not come."""
@@ -222,44 +226,40 @@ class Session(asyncio.Protocol):
         self, stage: Stage, answer: Answer, *, late_s: float = 0.0, gap_s: float | None = None
     ) -> None:
         """Count the reply and send it after its latency; byte by byte if there is a gap."""
-        if answer.text[0] in "45":
+        is_yes = answer.text[0] not in "45"
+        if not is_yes:
             self._shared.account.refused(answer.text)
-        delay_s = late_s + self._latency_s(stage, answer)
+        latency, chance = self._config.latency, self._shared.chance
+        delay_s = late_s + reply_s(latency, stage, is_yes=is_yes, chance=chance)
+        if gap_s is None and self._config.bytewise:
+            gap_s = 0.0
         if gap_s is not None:
-            wire = _wire(answer.text)
-            self._wait(delay_s, lambda: self._trickle(wire, answer.then, gap_s))
+            gap, left = gap_s, wire(answer.text)
+            self._wait(delay_s, lambda: self._trickle(left, answer.then, gap))
         elif delay_s > 0:
             self._wait(delay_s, lambda: self._speak_late(answer))
         else:
             self._speak(answer)
 
-    def _latency_s(self, stage: Stage, answer: Answer) -> float:
-        latency = self._config.latency
-        if stage is not Stage.DOT:
-            return latency.rtt_s
-        if answer.text[0] != "2":
-            return latency.rtt_s + latency.refuse_s
-        return latency.rtt_s + latency.accept_s(self._shared.chance.gauss())
-
     def _speak(self, answer: Answer) -> None:
         """Write the reply and do what follows it."""
         if answer.then is Then.TLS:
             # Nothing may be read between 220 and the handshake: it would be ClientHello.
-            self._transport.pause_reading()
-        self._transport.write(_wire(answer.text))
+            self._link.pause_reading()
+        self._link.write(wire(answer.text))
         self._follow(answer.then)
 
     def _speak_late(self, answer: Answer) -> None:
         self._speak(answer)
         self._work()
 
-    def _trickle(self, wire: bytes, then: Then, gap_s: float) -> None:
-        """Write one byte, and the rest of ``wire`` in the same way after a gap."""
-        if len(wire) == 1 and then is Then.TLS:
-            self._transport.pause_reading()
-        self._transport.write(wire[:1])
-        if len(wire) > 1:
-            self._wait(gap_s, lambda: self._trickle(wire[1:], then, gap_s))
+    def _trickle(self, left: bytes, then: Then, gap_s: float) -> None:
+        """Write one byte, and the rest of ``left`` in the same way after a gap."""
+        if len(left) == 1 and then is Then.TLS:
+            self._link.pause_reading()
+        self._link.write(left[:1])
+        if len(left) > 1:
+            self._wait(gap_s, lambda: self._trickle(left[1:], then, gap_s))
         else:
             self._follow(then)
             self._work()
@@ -274,7 +274,7 @@ class Session(asyncio.Protocol):
             case Then.BODY:
                 self._body, self._body_begun = Body(self._config.size_max_bytes), False
             case Then.CLOSE:
-                self._close()
+                self._end()
             case Then.TLS:
                 self._start_tls()
             case _:
@@ -297,43 +297,55 @@ class Session(asyncio.Protocol):
         then()
         # Not before: what has piled up is to be taken first, and TLS starts with a pause.
         if not (self._waiting or self._closing):
-            self._transport.resume_reading()
+            self._link.resume_reading()
 
-    def _check_idle(self) -> None:
-        """Cut a client that has sent nothing for ``idle_s`` while it was its turn."""
-        idle_s = self._config.idle_s
-        left_s = idle_s if self._waiting else self._heard_at + idle_s - self._loop.time()
-        if left_s > 0:
-            self._arm_idle(left_s)
-        elif not self._closing:
+    def _look_at_clock(self) -> None:
+        """Cut a client that is silent and a session that is old; look again when it may be so."""
+        now = self._loop.time()
+        idle_left_s = self._idle_left_s(now)
+        if now >= self._dies_at and self._is_resting() and now - self._heard_at >= REST_S:
+            self._end()
+        elif idle_left_s <= 0:
             self._shared.account.refused(texts.IDLE)
-            self._transport.write(_wire(texts.IDLE))
-            self._close()
+            self._link.write(wire(texts.IDLE))
+            self._end()
+        else:
+            wait_s = min(idle_left_s, max(self._dies_at - now, REST_S))
+            if math.isfinite(wait_s):
+                look = self._loop.call_later(wait_s, self._contained, self._look_at_clock)
+                self._timers["clock"] = look
 
-    def _arm_idle(self, seconds: float) -> None:
-        self._timers["idle"] = self._loop.call_later(seconds, self._contained, self._check_idle)
+    def _idle_left_s(self, now: float) -> float:
+        """How long the client may still be silent; while it waits for us, the whole time."""
+        idle_s = self._config.idle_s
+        if idle_s <= 0:
+            return math.inf
+        return idle_s if self._waiting else self._heard_at + idle_s - now
+
+    def _is_resting(self) -> bool:
+        """True between transactions, while no reply is on its way."""
+        dialogue = self._dialogue
+        return (
+            not (self._waiting or self._input or dialogue.in_login)
+            and dialogue.transaction.sender is None
+        )
 
     # Ends, and TLS.
 
-    def _close(self) -> None:
+    def _end(self) -> None:
+        """The session is over."""
         self._closing = True
-        self._transport.close()
+        self._link.end()
 
     def _cut(self, *, reset: bool) -> None:
         """End without a word: RST, or FIN."""
         self._closing = True
-        if not reset:
-            self._transport.close()
-            return
-        link = self._transport.get_extra_info("socket")
-        if link is not None:
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-        self._transport.abort()
+        self._link.cut(reset=reset)
 
     def abort(self) -> None:
         """The twin stops: drop the link."""
         self._closing = True
-        self._transport.abort()
+        self._link.abort()
 
     def _contained(self, step: Callable[..., None], *arguments: object) -> None:
         """Run ``step``; whatever it raises ends this session and no other."""
@@ -345,39 +357,39 @@ class Session(asyncio.Protocol):
             self.abort()
 
     def _start_tls(self) -> None:
+        """Begin the handshake, unless a fault has it otherwise."""
         self._input.clear()  # what came in the clear after STARTTLS is not to be trusted
         self._waiting = True
-        handshakes = self._shared.handshakes
-        task = self._loop.create_task(self._upgrade())
-        handshakes.add(task)
-        task.add_done_callback(handshakes.discard)
+        match self._scripted(Stage.TLS):
+            case Say(text):
+                self._shared.ledger.tls_failures += 1
+                self._link.garble(self, text)
+            case Cut(reset, _):
+                self._shared.ledger.tls_failures += 1
+                self._cut(reset=reset)
+            case Stall(seconds):
+                self._link.resume_reading()  # ClientHello is kept; and only who reads hears FIN
+                self._wait(seconds, self._shake_hands)
+            case _:
+                self._shake_hands()
 
-    async def _upgrade(self) -> None:
-        """Run the handshake; a failed one ends the session."""
-        assert self._shared.tls is not None
-        transport = None
-        try:
-            transport = await self._loop.start_tls(
-                self._transport,
-                self,
-                self._shared.tls,
-                server_side=True,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_S,
-            )
-        except OSError:  # ssl.SSLError and the loss of the link are kinds of it
-            self._shared.ledger.tls_failures += 1
-        finally:
-            if transport is None:
-                # asyncio closes a link that ends in its handshake, but tells the protocol nothing.
-                self.connection_lost(None)
-        if transport is not None:
-            self._transport = transport
-            self._dialogue.started_tls()
-            self._heard_at = self._loop.time()
-            self._waiting = False
-            self._contained(self._work if self._has_begun else self._greet)
+    def _shake_hands(self) -> None:
+        self._waiting = True
+        self._link.start_tls(self, self._take_early, self._shaken)
 
+    def _take_early(self) -> bytes:
+        early = bytes(self._input)
+        self._input.clear()
+        return early
 
-def _wire(text: str) -> bytes:
-    return (text + "\r\n").encode("utf-8", "surrogateescape")
+    def _shaken(self, is_encrypted: bool) -> None:  # noqa: FBT001  (a callback's one argument)
+        """Go on in TLS; a failed handshake ends the session."""
+        if not is_encrypted:
+            self._shared.ledger.tls_failures += not self._closing
+            # asyncio closes a link that ends in its handshake, but tells the protocol nothing.
+            self.connection_lost(None)
+            return
+        self._dialogue.started_tls()
+        self._heard_at = self._loop.time()
+        self._waiting = False
+        self._contained(self._work if self._has_begun else self._greet)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 HOST = "email-smtp.amazonaws.com"
 """Also in other regions: the name carries none (*observed*)."""
 
+SIZE_2020 = "SIZE 10485760"
+"""Gone from every transcript since SES takes messages of 40 MB (*observed*)."""
+
 OK = "250 Ok"
 BYE = "221 Bye"
 GO_AHEAD = "354 End data with <CR><LF>.<CR><LF>"
@@ -64,7 +67,16 @@ NEWLINE_UNPAIRED = (
 # The end of a session
 CONNECTIONS_SPENT = "421 Too many concurrent SMTP connections"
 SESSION_SPENT = "421 Connection closed by server. Maximum message count per session reached."
+SESSION_SPENT_2024 = "421 Connection closed by server. Too many messages in one session"
 IDLE = "451 4.4.2 Timeout waiting for data from client."
+IDLE_2017 = "421 Timeout waiting for data from client."
+"""What it was until about 2017."""
+
+# Troubles of SES itself (*documented* with 451, *observed* with 454), and of the account
+TEMPORARY_451 = "451 Temporary service failure"
+TEMPORARY_454 = "454 Temporary service failure"
+AUTH_TEMPORARY = "454 Temporary authentication failure"
+NOT_SUBSCRIBED = "535 Account not subscribed to SES"
 
 # After the final dot
 RATE = "454 Throttling failure: Maximum sending rate exceeded."
@@ -72,6 +84,31 @@ QUOTA = "454 Throttling failure: Daily message quota exceeded."
 TOO_LONG = "552 Message is too long."
 TOO_MANY_RECIPIENTS = "554 Transaction failed: Recipient count exceeds {limit}."
 DUPLICATE_HEADER = "554 Transaction failed: Duplicate header '{name}'."
+SIGV2 = "454 Throttling failure: Maximum SigV2 SMTP sending rate exceeded."
+THROTTLES = frozenset({RATE, SIGV2})
+"""What is said to a message that comes too fast."""
+ACCESS_DENIED = (
+    "554 Access denied: User `arn:aws:iam::{account}:user/{user}' is not authorized to perform"
+    " `ses:SendRawEmail' on resource `arn:aws:ses:{region}:{account}:{resource}'"
+)
+PAUSED = (
+    "554 Message rejected: Sending paused for this account. For more information, please check"
+    " the inbox of the email address associated with your AWS account."
+)
+UNVERIFIED = (
+    "554 Message rejected: Email address is not verified. The following identities failed the"
+    " check in region {region}: {identities}"
+)
+CONFIGURATION_SET_UNKNOWN = "554 Configuration set <{name}> does not exist."
+"""The API's words with the code that they would have here (*assumed*)."""
+EXPECTED_SEMICOLON = "554 Transaction failed: Expected ';', got \"{found}\""
+EXPECTED_DISPOSITION = "554 Transaction failed: Expected disposition, got {found}"
+LOCAL_MISSING = "554 Transaction failed: Missing local name"
+LOCAL_ILLEGAL = (
+    "554 Transaction failed: Address contains illegal characters in user name: '<{address}>'."
+)
+LOCAL_CONTROL = "554 Transaction failed: Local address contains control or whitespace"
+DOMAIN_EMPTY = "554 Transaction failed: Missing domain"
 DOMAIN_MISSING = "554 Transaction failed: Missing final '@domain'"
 DOMAIN_ILLEGAL = "554 Transaction failed: Domain contains illegal character"
 
@@ -89,9 +126,13 @@ def greeting(chance: random.Random) -> str:
     return f"220 {HOST} ESMTP SimpleEmailService-d-{mark} {token}"
 
 
-def ehlo(*, starttls: bool) -> str:
-    """The EHLO reply seen since 2023; it ends in ``250 Ok``, which is no capability."""
-    offers = [HOST, "8BITMIME", *(["STARTTLS"] if starttls else []), "AUTH PLAIN LOGIN"]
+def ehlo(*, starttls: bool, size: bool = False) -> str:
+    """The EHLO reply seen since 2023, and with ``size`` until about 2022.
+
+    It ends in ``250 Ok``, which is no capability.
+    """
+    sizes = [SIZE_2020] if size else []
+    offers = [HOST, "8BITMIME", *sizes, *(["STARTTLS"] if starttls else []), "AUTH PLAIN LOGIN"]
     return "\r\n".join([*(f"250-{offer}" for offer in offers), OK])
 
 

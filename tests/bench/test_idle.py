@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.listmonk import Client, make_mail
+from relay.mailer import Client, make_mail
 from tests.fakes.running import relay_and_twin
 
 IDLE_S = float(os.environ.get("BENCH_IDLE_S", "30"))

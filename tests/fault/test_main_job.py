@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.dispatcher.books import UNSETTLED_MAX
+from relay.mailer import Client, Mail, make_mail
 from relay.twin import NO_LATENCY, Latency, Twin, TwinConfig, by_relay_id
-from tests.fakes.listmonk import Client, Mail, make_mail
 from tests.fakes.running import PATIENCE_S, relay_and_twin
 from tests.fakes.smtp_source import needs_source, smtp_source
 from tests.fakes.spool_file import query

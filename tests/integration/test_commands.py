@@ -17,9 +17,9 @@ from relay.cli import main
 from relay.cli.status import _lines
 from relay.clock import SystemClock
 from relay.envelope import Outcome
+from relay.mailer import Client, make_mail
 from relay.spool import Finished, Settlement, Spool, State
 from tests.fakes.figures import figures, hold, room, stream, upstream
-from tests.fakes.listmonk import Client, make_mail
 from tests.fakes.mail import envelope
 from tests.fakes.running import relay_and_twin
 from tests.fakes.spool_file import park

@@ -90,7 +90,7 @@ async def test_metrics_are_in_prometheus_format() -> None:
 async def test_nothing_else_is_there() -> None:
     """And nothing can be changed."""
     async with serving() as server:
-        assert (await get(server, "/"))[0] == 404
+        assert (await get(server, "/nothing"))[0] == 404
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"http://127.0.0.1:{server.port}/metrics") as response,

@@ -23,13 +23,13 @@ from relay import config, control
 from relay.breaker import Hold, Source, account_key, sender_key
 from relay.envelope import Outcome
 from relay.errors import AddressBusy, RelayError, SpoolBroken
+from relay.mailer import Client, make_mail
 from relay.service import sandbox
 from relay.service.relay import CLOCK_S, Relay
 from relay.service.serving import SAME_KEY_S, _first
 from relay.spool import Finished, Rescheduled, Settlement, Spool, State
 from relay.twin import Latency, Twin, TwinConfig, certificate_files
 from tests.fakes.clock import ManualClock
-from tests.fakes.listmonk import Client, make_mail
 from tests.fakes.mail import envelope
 from tests.fakes.running import PATIENCE_S, RunningRelay, free_ports, relay_and_twin
 from tests.fakes.spool_file import ROOMY, open_spool, park, query, until

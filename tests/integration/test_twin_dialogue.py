@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.twin import message_id_time
+from relay.twin import Policy, message_id_time
 from tests.fakes.clock import ManualClock
 from tests.fakes.rawsmtp import MESSAGE, OPEN, RawSmtp, dialled, playing
 
@@ -290,7 +290,7 @@ async def test_duplicate_once_only_header_is_refused_unless_switched_off() -> No
     async with playing() as twin, dialled(twin.port) as client:
         strict = await client.message(content=content)
     async with (
-        playing(replace(OPEN, once_only_headers=False)) as twin,
+        playing(replace(OPEN, policy=Policy(once_only_headers=False))) as twin,
         dialled(twin.port) as client,
     ):
         lax = await client.message(content=content)

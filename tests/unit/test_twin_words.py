@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.twin import NO_LATENCY, Latency, TwinConfig, addresses, message_id_time, texts
+from relay.twin import NO_LATENCY, Foreign, Latency, TwinConfig, addresses, message_id_time, texts
 
 
 def test_message_id_has_the_shape_of_a_real_one_and_tells_the_time() -> None:
@@ -110,6 +110,13 @@ def test_loopback_is_where_a_twin_may_listen(host: str) -> None:
         ("rate_per_s", -1),
         ("session_messages", (0, 10)),
         ("session_messages", (10, 9)),
+        ("effective", 0),
+        ("effective", 1.1),
+        ("noise", 1),
+        ("rate_changes", ((5, 10), (4, 20))),
+        ("quota_speed", 0),
+        ("foreign", Foreign(burst=0)),
+        ("api_lag_s", -1),
     ],
 )
 def test_settings_that_cannot_be_played_are_refused(key: str, value: object) -> None:

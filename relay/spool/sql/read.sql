@@ -90,6 +90,10 @@ WHERE ended_at >= :since_ms AND outcome = 'sent'
     AND stream_id IN (SELECT id FROM stream WHERE upstream = :upstream)
 GROUP BY bucket ORDER BY bucket;
 
+-- name: tally
+-- How recipients ended, and after how many attempts.
+SELECT outcome, attempts, count(*) FROM outcome GROUP BY outcome, attempts;
+
 -- name: find_ended
 -- Outcomes by address, Message-ID, SES id or envelope.
 SELECT o.envelope_id, o.n, o.address, o.outcome, o.ended_at, s.upstream, s.lane, s.campaign,

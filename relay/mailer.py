@@ -1,18 +1,19 @@
-"""A client that behaves on the wire as Listmonk's does (facts: listmonk-wire.md).
+"""A double of Listmonk's mailer, for the demo and for tests (facts: listmonk-wire.md).
 
 One command at a time, five round trips a message, random header order, headers unfolded,
 quoted-printable HTML, ``X-Listmonk-*`` headers, connections reused and closed without
 QUIT, the stray dot after a refused message, and the retry rules of smtppool v2: a link
 lost before the dot's reply is tried again on another connection, everything else is lost.
-What it was told is kept, so that a test can hold the relay to its word.
+What it was told is kept, so that whoever drives it can hold the relay to its word. It
+shares no code with ``listener``, which it tests, and talks to loopback only in our hands.
 """
 
 from __future__ import annotations
 
 import asyncio
-import quopri
+import binascii
+import time
 import uuid
-from collections import deque
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
     import ssl
+    from collections.abc import Iterable, Iterator
+
+REPLY_LINE_MAX = 1 << 20
+"""Bytes in a line of a reply; far more than any server writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def make_mail(
     head = "".join(f"{name}: {value}\r\n" for name, value in headers)
     line = f"<p>Dear Reader {number}, café, naïve, 今日は.</p>\n.a line with a dot\n.\n"
     text = (line * (body_bytes // len(line) + 1))[:body_bytes]
-    body = quopri.encodestring(text.encode()).replace(b"\n", b"\r\n")
+    body = binascii.b2a_qp(text.encode()).replace(b"\n", b"\r\n")
     return Mail(message_id, sender, recipient, head.encode() + b"\r\n" + body)
 
 
@@ -85,7 +90,8 @@ class Connection:
     async def open(
         cls, host: str, port: int, *, starttls: ssl.SSLContext | None = None
     ) -> Connection:
-        reader, writer = await asyncio.open_connection(host, port, limit=1 << 20)
+        """Connect and say EHLO. Raises: Lost, OSError."""
+        reader, writer = await asyncio.open_connection(host, port, limit=REPLY_LINE_MAX)
         connection = cls(reader, writer)
         await connection.reply()
         await connection.command("EHLO localhost")
@@ -96,6 +102,7 @@ class Connection:
         return connection
 
     async def reply(self) -> tuple[int, str]:
+        """The server's next reply: code, and its lines. Raises: Lost."""
         lines = []
         while True:
             try:
@@ -109,6 +116,7 @@ class Connection:
                 return int(line[:3]), "\n".join(lines)
 
     async def write(self, data: bytes) -> None:
+        """Send as it is. Raises: Lost."""
         try:
             self._writer.write(data)
             await self._writer.drain()
@@ -116,6 +124,7 @@ class Connection:
             raise Lost from error
 
     async def command(self, line: str) -> tuple[int, str]:
+        """Send a line and wait for its reply. Raises: Lost."""
         await self.write(line.encode() + b"\r\n")
         return await self.reply()
 
@@ -143,10 +152,12 @@ class Connection:
             await self.command("\r\n." if end != b".\r\n" else ".")
         else:
             told.accepted.append((mail.message_id, text.rsplit(" ", 1)[-1]))
+            told.accepted_at[mail.message_id] = time.monotonic()
         await self.command("RSET")
         return code == 250
 
     def close(self) -> None:
+        """End without QUIT, as Listmonk's pool does."""
         self._writer.transport.abort()
 
 
@@ -155,6 +166,8 @@ class Told:
     """What the relay said: accepted (Message-ID, queue id), refused, and links lost."""
 
     accepted: list[tuple[str, str]] = field(default_factory=list)
+    accepted_at: dict[str, float] = field(default_factory=dict)
+    """By Message-ID, monotonic seconds."""
     refusals: list[str] = field(default_factory=list)
     lost_at_dot: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
@@ -180,27 +193,30 @@ class Client:
         self._attempts, self._retry_delay_s, self._starttls = attempts, retry_delay_s, starttls
         self.told = Told()
 
-    async def send(self, mails: list[Mail]) -> Told:
-        """Send all; what became of each is in the answer."""
-        queue = deque(mails)
+    async def send(self, mails: Iterable[Mail]) -> Told:
+        """Send all, made as they are needed; what became of each is in the answer."""
+        queue = iter(mails)
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._connections):
                 tasks.create_task(self._worker(queue))
         return self.told
 
-    async def _worker(self, queue: deque[Mail]) -> None:
+    async def _worker(self, queue: Iterator[Mail]) -> None:
         connection: Connection | None = None
-        told = Told()
+        # One for all workers but for the two flags, which belong to a connection.
+        told = Told(
+            self.told.accepted,
+            self.told.accepted_at,
+            self.told.refusals,
+            self.told.lost_at_dot,
+            self.told.given_up,
+        )
         try:
-            while queue:
-                connection = await self._deliver(queue.popleft(), connection, told)
+            for mail in queue:
+                connection = await self._deliver(mail, connection, told)
         finally:
             if connection is not None:
                 connection.close()
-            self.told.accepted += told.accepted
-            self.told.refusals += told.refusals
-            self.told.lost_at_dot += told.lost_at_dot
-            self.told.given_up += told.given_up
 
     async def _deliver(
         self, mail: Mail, connection: Connection | None, told: Told
