@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @click.option("--sandbox", is_flag=True, help="Send to a double of SES inside, not to Amazon.")
-def serve(path: Path | None, sandbox: bool) -> None:
+@click.option(
+    "--paused", is_flag=True, help="Take mail, send nothing until relay resume; kept over restarts."
+)
+def serve(path: Path | None, sandbox: bool, paused: bool) -> None:
     """Take mail and hand it on until stopped.
 
     SIGTERM or Ctrl-C finishes what is under way; a second Ctrl-C stops at once.
@@ -23,4 +26,4 @@ def serve(path: Path | None, sandbox: bool) -> None:
     # Imported here: the other commands need neither SMTP nor an event loop.
     from relay import service  # noqa: PLC0415
 
-    service.serve(load(locate(path)), with_twin=sandbox)
+    service.serve(load(locate(path)), with_twin=sandbox, paused=paused)

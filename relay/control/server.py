@@ -49,6 +49,10 @@ class Commands:
     find: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
     hold: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
     release: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    pause: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    resume: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    rate: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+    set_rate: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class ControlServer:

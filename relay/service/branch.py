@@ -39,6 +39,13 @@ class Shared:
     clock: Clock
 
 
+async def recall(shaper: Shaper, upstream: str, spool: Spool, clock: Clock) -> None:
+    """Bring back to ``shaper`` what the spool keeps of an upstream's rate."""
+    learned = await spool.state(f"shaper:{upstream}")
+    if learned:
+        shaper.restore(clock.monotonic(), learned)
+
+
 class Branch:
     """The rooms of one upstream."""
 
@@ -68,9 +75,7 @@ class Branch:
     async def restore(self) -> None:
         """Bring back what was learned before, and make the dispatcher."""
         spool, clock = self._shared.spool, self._shared.clock
-        learned = await spool.state(f"shaper:{self.name}")
-        if learned:
-            self.shaper.restore(clock.monotonic(), learned)
+        await recall(self.shaper, self.name, spool, clock)
         since_ms = clock.wall_ms() - WINDOW_MS
         buckets = await spool.sent_by_time(self.name, since_ms, BUCKET_MS)
         self.quota = Quota(self._upstream.quota, buckets)

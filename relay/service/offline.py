@@ -10,15 +10,17 @@ from relay.breaker import Holds
 from relay.clock import SystemClock
 from relay.errors import RelayError
 from relay.metrics import Metrics
-from relay.service.branch import Shared
+from relay.service.branch import Shared, recall
 from relay.service.figures import of_stopped_spool
+from relay.service.rates import Rates
 from relay.service.steering import Steering
+from relay.shaper import Shaper
 from relay.spool import Spool
 
 if TYPE_CHECKING:
     from relay.config import Config
 
-_CHANGING = frozenset({"hold", "release"})
+_CHANGING = frozenset({"hold", "release", "pause", "resume"})
 
 
 async def answer(config: Config, command: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +42,11 @@ async def answer(config: Config, command: str, request: dict[str, Any]) -> dict[
         )
         figures = of_stopped_spool(spool, kept, clock.wall_ms(), clock.monotonic())
         names = [upstream.name for upstream in config.upstreams]
-        steering = Steering(shared, names, figures=lambda: figures, on_change=lambda: None)
+        shapers = {upstream.name: Shaper(upstream.rate) for upstream in config.upstreams}
+        for name, shaper in shapers.items():
+            await recall(shaper, name, spool, clock)
+        rates = Rates(spool, clock, config.upstreams, shapers)
+        steering = Steering(shared, names, rates, figures=lambda: figures, on_change=lambda: None)
         said = dict(await getattr(steering.commands, command)(request))
         if command in _CHANGING:
             # Time in which mail was held does not count, released by whichever way.

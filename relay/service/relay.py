@@ -27,6 +27,7 @@ from relay.listener import Listener, by_domain, users_of
 from relay.metrics import Metrics
 from relay.service.branch import Branch, Shared
 from relay.service.figures import holds_of, is_paused, room_of, streams_of, upstream_of
+from relay.service.rates import Rates
 from relay.service.steering import Steering
 from relay.spool import State
 
@@ -55,8 +56,16 @@ class Relay:
     """
 
     def __init__(
-        self, config: Config, spool: Spool, clock: Clock, passwords: Mapping[str, str]
+        self,
+        config: Config,
+        spool: Spool,
+        clock: Clock,
+        passwords: Mapping[str, str],
+        *,
+        paused: bool = False,
     ) -> None:
+        """With ``paused``, nothing leaves until an operator resumes."""
+        self._paused = paused
         self._config, self._spool, self._clock = config, spool, clock
         self._started_at = clock.wall_ms()
         self.metrics = Metrics()
@@ -89,12 +98,17 @@ class Relay:
             figures=self.figures,
             not_ready=self._not_ready,
         )
-        steering = Steering(
-            self._shared, self._branches, figures=self.figures, on_change=self._reread
+        shapers = {name: branch.shaper for name, branch in self._branches.items()}
+        self._steering = Steering(
+            self._shared,
+            self._branches,
+            Rates(spool, clock, config.upstreams, shapers),
+            figures=self.figures,
+            on_change=self._reread,
         )
         self._control = ControlServer(
             socket_path(Path(config.spool.path)),
-            steering.commands,
+            self._steering.commands,
             on_failure=self.metrics.failed,
         )
         self._draining = asyncio.Event()
@@ -187,6 +201,9 @@ class Relay:
         await self._spool.clamp_due(now_ms + self._wait_max_ms)
         for branch in self._branches.values():
             await branch.restore()
+        if self._paused:
+            # Before any dispatcher runs: not even the first message may leave.
+            await self._steering.pause({})
         waiting = {key.upstream for key in self._spool.depth() if key.state in _STILL_TO_GO}
         for name in sorted(waiting - set(self._branches)):
             _log.error(
@@ -199,7 +216,11 @@ class Relay:
         await self.dashboard.start()
         await self.listener.start()
         self.ready.set()
-        systemd.notify(READY="1", STATUS="taking mail")
+        is_paused_now = self.figures().paused
+        status = "taking mail, sending is paused" if is_paused_now else "taking mail"
+        systemd.notify(READY="1", STATUS=status)
+        if is_paused_now:
+            _log.warning("paused: nothing is sent until relay resume")
         _log.info(
             "relay started",
             extra={

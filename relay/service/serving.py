@@ -27,8 +27,10 @@ SAME_KEY_S = 0.5
 """Two interrupts within this are one."""
 
 
-def serve(config: Config, *, with_twin: bool = False) -> None:
+def serve(config: Config, *, with_twin: bool = False, paused: bool = False) -> None:
     """Run until SIGTERM or SIGINT has been obeyed; with ``with_twin``, into the double of SES.
+
+    With ``paused``, mail is taken and nothing sent until an operator resumes.
 
     Raises: RelayError, with a text that says what to do; KeyboardInterrupt after a second
     Ctrl-C.
@@ -36,7 +38,10 @@ def serve(config: Config, *, with_twin: bool = False) -> None:
     logs.setup(config.log)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            runner.run(_serve_sandbox(config) if with_twin else _serve(config, _passwords(config)))
+            if with_twin:
+                runner.run(_serve_sandbox(config, paused=paused))
+            else:
+                runner.run(_serve(config, _passwords(config), paused=paused))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
@@ -45,7 +50,7 @@ def _passwords(config: Config) -> dict[str, str]:
     return {upstream.name: find_password(upstream, os.environ) for upstream in config.upstreams}
 
 
-async def _serve_sandbox(config: Config) -> None:
+async def _serve_sandbox(config: Config, *, paused: bool) -> None:
     twin = sandbox.make_twin()
     port = await twin.start()
     _log.warning(
@@ -54,18 +59,19 @@ async def _serve_sandbox(config: Config) -> None:
     )
     try:
         own = sandbox.redirect(sandbox.own_spool(config), port)
-        await _serve(own, {upstream.name: twin.config.password for upstream in own.upstreams})
+        passwords = {upstream.name: twin.config.password for upstream in own.upstreams}
+        await _serve(own, passwords, paused=paused)
     finally:
         await twin.stop()
         _log.warning("sandbox ended", extra=sandbox.tally(twin))
 
 
-async def _serve(config: Config, passwords: Mapping[str, str]) -> None:
+async def _serve(config: Config, passwords: Mapping[str, str], *, paused: bool) -> None:
     """Open the spool, run a relay over it, close the spool."""
     clock = SystemClock()
     spool = await Spool.open(Path(config.spool.path), config.spool, clock=clock, create=True)
     try:
-        relay = Relay(config, spool, clock, passwords)
+        relay = Relay(config, spool, clock, passwords, paused=paused)
         loop = asyncio.get_running_loop()
         running = asyncio.ensure_future(relay.run())
         loop.add_signal_handler(signal.SIGTERM, relay.drain)

@@ -24,17 +24,20 @@ from relay.control import Commands
 from relay.dispatcher import parks
 from relay.envelope import redact_all
 from relay.service.figures import found_as_json
+from relay.service.rates import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relay.figures import Figures
     from relay.service.branch import Shared
+    from relay.service.rates import Rates
 
 _log = logging.getLogger(__name__)
 
 REASON_MAX = 200
 """Characters of an operator's reason."""
+PAUSED = "paused by an operator: relay resume goes on"
 _WHOLE = (account_key, sandbox_key, in_doubt_key)
 _BEGUN = (sender_key, configuration_set_key)
 _RELEASED = (Source.OPERATOR, Source.BREAKER)
@@ -47,19 +50,27 @@ class Steering:
         self,
         shared: Shared,
         upstreams: Iterable[str],
+        rates: Rates,
         *,
         figures: Callable[[], Figures],
         on_change: Callable[[], None],
     ) -> None:
         """``on_change`` is called when mail may go, or may go no longer."""
-        self._shared, self._upstreams = shared, tuple(upstreams)
+        self._shared, self._upstreams, self._rates = shared, tuple(upstreams), rates
         self._figures, self._on_change = figures, on_change
 
     @property
     def commands(self) -> Commands:
         """For the control socket."""
         return Commands(
-            status=self._status, find=self._find, hold=self._hold, release=self._release
+            status=self._status,
+            find=self._find,
+            hold=self._hold,
+            release=self._release,
+            pause=self.pause,
+            resume=self._resume,
+            rate=self._rates.show,
+            set_rate=self._rates.told,
         )
 
     async def _status(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +108,35 @@ class Steering:
             _log.warning("hold lifted", extra={"key": redact_all(key), "source": ",".join(lifted)})
         self._on_change()
         return {"key": key, "lifted": lifted, "left": left, "returned": returned}
+
+    async def pause(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send nothing more until resumed: an operator's hold on the account of each upstream.
+
+        What is under way is finished, and mail is still taken. Kept over a restart.
+        """
+        names = chosen(request, self._upstreams)
+        already = [name for name in names if self._is_paused(name)]
+        reason = str(request.get("reason") or PAUSED)
+        for name in names:
+            if name not in already:
+                await self._hold({"key": account_key(name), "reason": reason})
+        return {"paused": names, "already": already}
+
+    async def _resume(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Lift what ``pause`` has done; a breaker's hold on an account stays, and is named."""
+        names = chosen(request, self._upstreams)
+        resumed = [name for name in names if self._is_paused(name)]
+        for name in resumed:
+            await self._release({"key": account_key(name), "source": Source.OPERATOR.value})
+        keys = {account_key(name) for name in names}
+        left = [hold for hold in self._shared.holds.all() if hold.key in keys]
+        return {
+            "resumed": resumed,
+            "still_held": [{"key": hold.key, "reason": hold.reason} for hold in left],
+        }
+
+    def _is_paused(self, upstream: str) -> bool:
+        return Source.OPERATOR in self._shared.holds.sources(account_key(upstream))
 
     def _waiting_under(self, key: str) -> int | None:
         """Recipients that wait in a campaign; None for other keys."""

@@ -53,6 +53,8 @@ class RunningRelay:
     upstream: str = ""
     free_min: int = 1
     log_level: str = "info"
+    words: tuple[str, ...] = ()
+    """Further words on the command line of ``relay serve``."""
     smtp_port: int = 0
     http_port: int = 0
     _running: asyncio.subprocess.Process | None = field(default=None, init=False)
@@ -91,6 +93,7 @@ class RunningRelay:
                 "serve",
                 "-c",
                 str(self.folder / "relay.toml"),
+                *self.words,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "RELAY_SES_PASSWORD": "sandbox"},

@@ -38,7 +38,16 @@ async def surprise(_: dict[str, Any]) -> dict[str, Any]:
     raise KeyError("secret of alice@example.com")
 
 
-COMMANDS = Commands(status=echo, find=refuse, hold=cannot, release=surprise)
+COMMANDS = Commands(
+    status=echo,
+    find=refuse,
+    hold=cannot,
+    release=surprise,
+    pause=echo,
+    resume=echo,
+    rate=echo,
+    set_rate=echo,
+)
 
 
 @asynccontextmanager
