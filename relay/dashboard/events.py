@@ -56,7 +56,7 @@ class Events:
 
     def __init__(self, figures: Callable[[], Figures], clock: Clock) -> None:
         self._figures, self._clock = figures, clock
-        self._viewers: set[web.Request] = set()
+        self._viewers: set[asyncio.Transport] = set()
         self._stopping = asyncio.Event()
         self._taken_in, self._event = -1.0, b""
 
@@ -68,9 +68,9 @@ class Events:
     def stop(self) -> None:
         """End all streams at once, those that are stuck as well."""
         self._stopping.set()
-        for request in self._viewers:
-            if _unsent(request):
-                _abort(request)
+        for transport in self._viewers:
+            if transport.get_write_buffer_size():
+                transport.abort()
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Answer with events until the viewer goes, is too slow, or ``stop``."""
@@ -79,15 +79,18 @@ class Events:
             return web.Response(status=503, text=text, headers={"Retry-After": f"{RETRY_AFTER_S}"})
         if request.method == "HEAD":
             return web.Response(headers=_HEADERS)
-        self._viewers.add(request)
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            return web.Response()  # The viewer has gone already.
+        _set_buffers(transport)
+        self._viewers.add(transport)
         try:
-            return await self._show(request)
+            return await self._show(request, transport)
         finally:
-            self._viewers.discard(request)
+            self._viewers.discard(transport)
 
-    async def _show(self, request: web.Request) -> web.StreamResponse:
+    async def _show(self, request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
         response = web.StreamResponse(headers=_HEADERS)
-        _set_buffers(request)
         took_at = self._clock.monotonic()
         try:
             await response.prepare(request)
@@ -95,12 +98,12 @@ class Events:
             async with aclosing(self._events()) as events:
                 async for event in events:
                     now = self._clock.monotonic()
-                    if not _unsent(request):
+                    if not transport.get_write_buffer_size():
                         took_at = now
                         await response.write(event)
                     elif now - took_at >= SLOW_S:
                         _log.info("slow viewer let go")
-                        _abort(request)
+                        transport.abort()
                         break
         except ConnectionError:
             pass  # The viewer has gone.
@@ -137,19 +140,7 @@ class Events:
                 one.cancel()
 
 
-def _unsent(request: web.Request) -> int:
-    """Bytes of a request's answer that the system has not taken yet."""
-    return request.transport.get_write_buffer_size() if request.transport else 0
-
-
-def _abort(request: web.Request) -> None:
-    if request.transport:
-        request.transport.abort()
-
-
-def _set_buffers(request: web.Request) -> None:
-    if request.transport is None:
-        return
-    request.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-    end = request.transport.get_extra_info("socket")
+def _set_buffers(transport: asyncio.Transport) -> None:
+    transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+    end = transport.get_extra_info("socket")
     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

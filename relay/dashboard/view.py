@@ -27,6 +27,9 @@ _UNWELL = ("unreachable", "stopped", "broken", "spool")
 """How ``UpstreamFigures.doing`` begins if mail cannot go and nobody wished it so."""
 
 Level = Literal["good", "note", "bad"]
+_RESTING = ("idle", "waiting")
+SHOWN_PER_S = 0.05
+"""The least speed that one digit after the point shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def _quota_spent(figures: Figures) -> Glance | None:
 
 
 def _sending(figures: Figures) -> Glance | None:
-    if not any(one.doing == "sending" or one.sent_per_s >= 0.05 for one in figures.upstreams):
+    if not any(_goes(one) for one in figures.upstreams):
         return None
     return Glance("good", _speed(figures) + _also_held(figures))
 
@@ -162,6 +165,13 @@ _RULES: tuple[Callable[[Figures], Glance | None], ...] = (
     _some_held,
     _resting,
 )
+
+
+def _goes(upstream: UpstreamFigures) -> bool:
+    """Whether mail goes now; the speed is of the last seconds and outlives the last mail."""
+    if upstream.doing.startswith(_RESTING):
+        return False
+    return upstream.doing == "sending" or upstream.sent_per_s >= SHOWN_PER_S
 
 
 def _speed(figures: Figures) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, assert_never, cast
 
 from relay.twin.alert import KeyLog
 from relay.twin.certificate import server_context
@@ -147,7 +147,9 @@ class Link:
         loop = asyncio.get_running_loop()
         upgraded = None
         try:
-            loop.call_soon(self._pass_on, early())  # runs when TLS has the link, but not begun
+            loop.call_soon(
+                self._pass_on, session, early()
+            )  # runs when TLS has the link, but not begun
             upgraded = await loop.start_tls(
                 self._raw,
                 session,
@@ -163,11 +165,12 @@ class Link:
                 self._top, self._records = upgraded, 0
             then(upgraded is not None)
 
-    def _pass_on(self, early: bytes) -> None:
+    def _pass_on(self, session: asyncio.Protocol, early: bytes) -> None:
         """Give TLS what was read before its time."""
-        tls = self._raw.get_protocol()
-        if early and isinstance(tls, asyncio.BufferedProtocol):
-            tls.get_buffer(len(early))[: len(early)] = early
+        if early and self._raw.get_protocol() is not session:
+            # uvloop's protocol has asyncio.BufferedProtocol's methods without being one.
+            tls = cast("asyncio.BufferedProtocol", self._raw.get_protocol())
+            memoryview(tls.get_buffer(len(early)))[: len(early)] = early
             tls.buffer_updated(len(early))
 
     def _context(self) -> ssl.SSLContext:

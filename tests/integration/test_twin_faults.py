@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relay.twin import Action, Cut, Say, Stage, Stall, Transaction, Trickle
+from relay.twin import (
+    Action,
+    Cut,
+    Say,
+    Stage,
+    Stall,
+    Transaction,
+    Trickle,
+    texts,
+    weather,
+)
 from tests.fakes.rawsmtp import MESSAGE, OPEN, PATIENCE_S, RawSmtp, dialled, playing
 
 if TYPE_CHECKING:
@@ -271,3 +281,67 @@ async def _flood(client: RawSmtp) -> None:
     for _ in range(2_000):
         client.send(b"NOOP\r\n" * 5_000)
         await asyncio.wait_for(client.writer.drain(), PATIENCE_S)
+
+
+async def test_connect_can_hang() -> None:
+    """The link is there, the greeting never comes."""
+    async with (
+        playing(fault=at(Stage.CONNECT, Stall(math.inf))) as twin,
+        dialled(twin.port, greeted=False) as client,
+    ):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.reader.read(1), 0.2)
+
+
+async def test_connect_is_refused_while_the_twin_is_stopped() -> None:
+    """As with a host that was taken out of DNS too late; the same port serves again later."""
+    async with playing() as twin:
+        await twin.stop()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", twin.port)
+        await twin.start()
+        async with dialled(twin.port) as client:
+            assert await client.ask("NOOP") == "250 Ok"
+
+
+async def test_temporary_failures_come_in_a_burst_and_pass() -> None:
+    """Three messages hear it, the fourth is taken; nothing was counted as sent before."""
+    fault = weather.first(3, weather.at(Stage.DOT, Say(texts.TEMPORARY_454)))
+
+    async with playing(fault=fault) as twin, dialled(twin.port) as client:
+        replies = []
+        for _ in range(4):
+            replies.append(await client.message())
+            await client.ask("RSET")
+
+    assert replies[:3] == ["454 Temporary service failure"] * 3
+    assert replies[3][:3] == "250"
+    assert twin.ledger.total.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["454 Temporary authentication failure", "535 Account not subscribed to SES"]
+)
+async def test_login_can_fail_for_a_while(text: str) -> None:
+    """The session stays, and the next login on it succeeds."""
+    fault = weather.first(1, weather.at(Stage.AUTH, Say(text)))
+
+    async with (
+        playing(replace(OPEN, auth_required=True), fault=fault) as twin,
+        dialled(twin.port) as client,
+    ):
+        assert await client.ask("AUTH PLAIN AHNhbmRib3gAc2FuZGJveA==") == text
+        assert (await client.ask("AUTH PLAIN AHNhbmRib3gAc2FuZGJveA=="))[:3] == "235"
+
+
+async def test_late_reply_to_an_accepted_message_is_known_to_be_unheard() -> None:
+    """A client that gives up before the 250 has sent the message: the ledger says so."""
+    fault = weather.at(Stage.DOT, Stall(60))
+
+    async with playing(fault=fault) as twin, dialled(twin.port) as client:
+        await client.envelope()
+        client.send(MESSAGE + b".\r\n")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.reader.read(1), 0.2)
+
+    assert twin.ledger.unanswered == {twin.ledger.records[0].id}

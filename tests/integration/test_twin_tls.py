@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import smtplib
 import socket
 import ssl
+import time
 from dataclasses import replace
 from typing import Literal
 
 import pytest
 
-from relay.twin import NO_LATENCY, Twin, TwinConfig, certificate_files
+from relay.twin import (
+    NO_LATENCY,
+    Cut,
+    Say,
+    Stage,
+    Stall,
+    Twin,
+    TwinConfig,
+    certificate_files,
+    weather,
+)
 from tests.fakes.rawsmtp import MESSAGE, OPEN, PATIENCE_S, RawSmtp, dialled, playing
 
 STARTTLS = TwinConfig(latency=NO_LATENCY, idle_s=0, seed=1)
@@ -220,3 +232,78 @@ def test_public_certificate_can_vouch_for_loopback_only() -> None:
     )
     text = certificate_files()[1].read_text()
     assert "protects nothing" in text
+
+
+SECURE = replace(OPEN, tls="starttls")
+
+
+async def _hello(client: RawSmtp) -> None:
+    """Begin TLS as a client that trusts the twin; raises what the handshake raises."""
+    context = ssl.create_default_context(cafile=str(certificate_files()[0]))
+    assert await client.ask("STARTTLS") == "220 Ready to start TLS"
+    async with asyncio.timeout(PATIENCE_S):
+        await client.writer.start_tls(context, server_hostname="localhost")
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_handshake_can_meet_garbage(tls: Literal["starttls", "implicit"]) -> None:
+    """Plain text in ServerHello's place: OpenSSL calls it a wrong version."""
+    fault = weather.at(Stage.TLS, Say("HTTP/1.1 400 Bad Request"))
+
+    async with playing(replace(OPEN, tls=tls), fault=fault) as twin:
+        with pytest.raises(ssl.SSLError, match=r"(?i)wrong version|record layer"):
+            await _secure_client(twin.port, tls)
+        twin.fault = None
+        await _secure_client(twin.port, tls)
+
+    assert twin.ledger.tls_failures == 1
+    assert twin.ledger.broken == 0
+    assert twin.ledger.sessions_open == 0
+
+
+async def _secure_client(port: int, tls: str) -> None:
+    context = ssl.create_default_context(cafile=str(certificate_files()[0]))
+    if tls == "implicit":
+        async with dialled(port, tls=context):
+            return
+    async with dialled(port) as client:
+        await _hello(client)
+        assert await client.ask("NOOP") == "250 Ok"
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_handshake_can_meet_the_end_of_the_link(*, is_reset: bool) -> None:
+    """After 220 the link goes, without a single byte of TLS."""
+    async with (
+        playing(SECURE, fault=weather.at(Stage.TLS, Cut(reset=is_reset))) as twin,
+        dialled(twin.port) as client,
+    ):
+        assert await client.ask("STARTTLS") == "220 Ready to start TLS"
+        assert await client.is_reset() is is_reset
+
+    assert twin.ledger.tls_failures == 1
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_handshake_can_come_late(tls: Literal["starttls", "implicit"]) -> None:
+    """ClientHello is kept meanwhile, and the session goes on."""
+    async with playing(replace(OPEN, tls=tls), fault=weather.at(Stage.TLS, Stall(0.1))) as twin:
+        start = time.monotonic()
+        await _secure_client(twin.port, tls)
+
+        assert time.monotonic() - start >= 0.09
+
+    assert twin.ledger.tls_failures == 0
+
+
+async def test_handshake_can_hang_and_the_client_that_leaves_is_noticed() -> None:
+    """Nothing ever comes; a client that gives up frees its place."""
+    async with playing(SECURE, fault=weather.at(Stage.TLS, Stall(math.inf))) as twin:
+        async with dialled(twin.port) as client:
+            assert await client.ask("STARTTLS") == "220 Ready to start TLS"
+            client.send(b"\x16\x03\x01 perhaps a ClientHello")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.reader.read(1), 0.2)
+        async with asyncio.timeout(PATIENCE_S):
+            while twin.ledger.sessions_open:  # noqa: ASYNC110 - the twin has no event for it
+                await asyncio.sleep(0.01)

@@ -53,9 +53,7 @@ SENDING = "sending 11.0 a second; limit 14"
         ({"draining": True}, Glance("note", "stopping: finishing what is under way")),
         (
             {"room": room(stalled_s=3.0)},
-            Glance(
-                "bad", "stalled: no room in the spool, clients wait; make room on the disk"
-            ),
+            Glance("bad", "stalled: no room in the spool, clients wait; make room on the disk"),
         ),
         (
             {"upstreams": (upstream(doing="unreachable: connection refused"),)},
@@ -81,7 +79,7 @@ SENDING = "sending 11.0 a second; limit 14"
                 "upstreams": (upstream(doing="held", sent_per_s=0.0), upstream(name="b")),
                 "holds": (hold("account:ses", reason="535 bad login"),),
             },
-            Glance("bad", f"held: account:ses: 535 bad login; sending 11.0 a second; limit 28"),
+            Glance("bad", "held: account:ses: 535 bad login; sending 11.0 a second; limit 28"),
         ),
         (
             {"upstreams": (upstream(doing="quota", sent_per_s=0.0),), **ONE},
@@ -102,6 +100,14 @@ SENDING = "sending 11.0 a second; limit 14"
         (
             {"upstreams": (upstream(doing="idle", sent_per_s=0.0),)},
             Glance("good", "nothing waits"),
+        ),
+        (
+            {"upstreams": (upstream(doing="idle", sent_per_s=5.0),)},
+            Glance("good", "nothing waits"),
+        ),
+        (
+            {"upstreams": (upstream(doing="session-bound"),), **ONE},
+            Glance("good", SENDING),
         ),
         ({"upstreams": (), **ONE}, Glance("note", "no upstream (1 recipient waits)")),
     ],
