@@ -26,6 +26,8 @@ def rate(context: click.Context, upstream: str | None, as_json: bool, path: Path
     """Show the send rate of each upstream and what it has learned of the limit."""
     if context.invoked_subcommand is None:
         _show(ask(load(locate(path)), "rate", upstream=upstream), as_json)
+    elif upstream or as_json or path:
+        raise click.UsageError("options stand after the word: relay rate set N --upstream NAME")
 
 
 @rate.command("set")

@@ -104,7 +104,7 @@ class Relay:
             self._branches,
             Rates(spool, clock, config.upstreams, shapers),
             figures=self.figures,
-            on_change=self._reread,
+            on_change=self._steered,
         )
         self._control = ControlServer(
             socket_path(Path(config.spool.path)),
@@ -216,10 +216,8 @@ class Relay:
         await self.dashboard.start()
         await self.listener.start()
         self.ready.set()
-        is_paused_now = self.figures().paused
-        status = "taking mail, sending is paused" if is_paused_now else "taking mail"
-        systemd.notify(READY="1", STATUS=status)
-        if is_paused_now:
+        systemd.notify(READY="1", STATUS=self._doing())
+        if self.figures().paused:
             _log.warning("paused: nothing is sent until relay resume")
         _log.info(
             "relay started",
@@ -251,6 +249,15 @@ class Relay:
             mine = [due for due in arrivals if due.envelope.upstream == name]
             if mine:
                 branch.dispatcher.arrived(mine)
+
+    def _doing(self) -> str:
+        return "taking mail, sending is paused" if self.figures().paused else "taking mail"
+
+    def _steered(self) -> None:
+        """An operator has held or released something."""
+        if self.ready.is_set() and not self._draining.is_set():
+            systemd.notify(STATUS=self._doing())
+        self._reread()
 
     def _reread(self) -> None:
         for branch in self._branches.values():

@@ -70,7 +70,6 @@ async def test_pause_stops_a_campaign_over_a_restart_and_resume_goes_on(tmp_path
 
         assert await relay.stop() == 0
         await relay.start()
-        assert "sending is paused" not in await ask(tmp_path, "status")
         assert json.loads(await ask(tmp_path, "status", "--json"))["paused"] is True
         assert "nothing is sent until relay resume" in relay.log
         assert twin.ledger.total.attempts == sent
@@ -155,3 +154,5 @@ async def test_nonsense_is_refused_with_what_would_be_right(tmp_path: Path) -> N
         assert "floor_per_s" in await ask(tmp_path, "rate", "set", "0.1", code=70)
         assert "wanted recipients" in await ask(tmp_path, "rate", "set", "inf", code=70)
         await ask(tmp_path, "rate", "set", "-1", code=2)
+        assert "after the word" in await ask(tmp_path, "rate", "--json", "set", "5", code=2)
+        assert "limit not known yet" in await ask(tmp_path, "rate")

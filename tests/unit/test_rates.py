@@ -42,7 +42,9 @@ def test_a_request_names_one_upstream_or_means_all() -> None:
         chosen({"upstream": "us"}, ["ses", "eu"])
 
 
-@pytest.mark.parametrize("per_s", [None, "50", True, math.nan, math.inf, [1]])
+@pytest.mark.parametrize(
+    "per_s", [None, "50", True, math.nan, math.inf, [1], 0, -1, 100_001, 10**400]
+)
 def test_what_is_no_rate_is_refused(per_s: object) -> None:
     """Whatever JSON can hold besides a finite number."""
     with pytest.raises(ValueError, match="wanted recipients a second"):

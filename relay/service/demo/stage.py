@@ -7,12 +7,9 @@ import itertools
 import os
 import random
 import resource
-import socket
-import sys
 import tempfile
 import time
 import uuid
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +20,7 @@ from relay.errors import RelayError
 from relay.loops import loop_factory
 from relay.mailer import Client, Mail, Told, make_mail
 from relay.service.demo.audit import Audit, Run, audit
+from relay.service.demo.process import TOML, free_ports, relay_process
 from relay.spool import Spool
 from relay.twin import Twin, TwinConfig, certificate_files
 
@@ -36,6 +34,8 @@ CONNECTIONS = 10
 CAMPAIGN_SHARES = (2, 1)
 """How the messages are divided between the campaigns."""
 TRANSACTIONAL_EVERY_S = 0.5
+TRANSACTIONAL_SHARE = 0.05
+"""At most this share of the limit is transactional: on a small account it comes more seldom."""
 CHANGE_FACTOR = 2 / 3
 """What is left of the limit when half of the mail has gone: SES accepts less than it allows, or
 somebody else sends through the account (facts/ses-smtp.md 3)."""
@@ -47,27 +47,7 @@ TICK_S = 0.5
 QUIET_MAX_S = 60.0
 """No message for so long although some wait: the demo gives up and says so."""
 START_MAX_S = 60.0
-STOP_MAX_S = 60.0
 LOG_TAIL = 2_000
-
-_TOML = """
-[listen]
-port = {smtp}
-[spool]
-path = "relay.db"
-free_min_bytes = 33554432
-[dashboard]
-port = {http}
-[[upstream]]
-name = "ses"
-host = "127.0.0.1"
-port = {twin}
-ca_file = "{ca}"
-username = "{user}"
-sessions_max = {sessions}
-[log]
-level = "warning"
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +129,10 @@ class Demo:
         """Set up, send, wait for the last message, take down, and audit."""
         port = await self._twin.start()
         try:
-            self._smtp, self._http = _free_ports(2)
+            self._smtp, self._http = free_ports(2)
             path = self._configure(port)
             cpu_before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            async with _relay(path) as process:
+            async with relay_process(path) as process:
                 await self._until_ready(process)
                 seen = await self._send_all(process, show)
             cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -179,7 +159,7 @@ class Demo:
         certificate, _ = certificate_files()
         path = self.folder / "relay.toml"
         path.write_text(
-            _TOML.format(
+            TOML.format(
                 smtp=self._smtp,
                 http=self._http,
                 twin=twin_port,
@@ -328,10 +308,12 @@ class Demo:
     async def _send_transactional(self, client: Client) -> None:
         """One password reset after another, until there is enough."""
         numbers = itertools.count(FIRST_RESET)
+        lowest_per_s = self.wish.limit_per_s * CHANGE_FACTOR
+        every_s = max(TRANSACTIONAL_EVERY_S, 1 / (TRANSACTIONAL_SHARE * lowest_per_s))
         while not self._enough.is_set():
             await client.send([self._mail(next(numbers))])
             try:
-                async with asyncio.timeout(TRANSACTIONAL_EVERY_S):
+                async with asyncio.timeout(every_s):
                     await self._enough.wait()
             except TimeoutError:
                 pass
@@ -351,34 +333,6 @@ class Demo:
             await spool.close()
 
 
-@asynccontextmanager
-async def _relay(path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """``relay serve`` on the configuration at ``path``, ended on the way out.
-
-    In a session of its own: Ctrl-C is for us, and we tell it.
-    """
-    with (path.parent / "relay.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "relay", "serve", "-c", str(path)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "RELAY_SES_PASSWORD": TwinConfig().password},
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_MAX_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
 def _sessions(limit_per_s: float) -> int:
     """As many as the limit needs if a message takes half a second (facts/ses-smtp.md 3), twice."""
     return min(SESSIONS_MOST, max(100, round(limit_per_s)))
@@ -390,15 +344,3 @@ def _waiting(status: dict[str, Any]) -> int:
 
 def _only_transactional(status: dict[str, Any]) -> bool:
     return not any(stream["campaign"] for stream in status["streams"])
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; the relay takes them a moment later."""
-    with_sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in with_sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in with_sockets]
-    finally:
-        for one in with_sockets:
-            one.close()
