@@ -98,14 +98,7 @@ class Relay:
             figures=self.figures,
             not_ready=self._not_ready,
         )
-        shapers = {name: branch.shaper for name, branch in self._branches.items()}
-        self._steering = Steering(
-            self._shared,
-            self._branches,
-            Rates(spool, clock, config.upstreams, shapers),
-            figures=self.figures,
-            on_change=self._steered,
-        )
+        self._steering = self._make_steering()
         self._control = ControlServer(
             socket_path(Path(config.spool.path)),
             self._steering.commands,
@@ -115,6 +108,16 @@ class Relay:
         self._draining_since: float | None = None
         self.ready = asyncio.Event()
         """Set once mail is taken."""
+
+    def _make_steering(self) -> Steering:
+        shapers = {name: branch.shaper for name, branch in self._branches.items()}
+        return Steering(
+            self._shared,
+            self._branches,
+            Rates(self._spool, self._clock, self._config.upstreams, shapers),
+            figures=self.figures,
+            on_change=self._steered,
+        )
 
     @property
     def draining_since(self) -> float | None:

@@ -81,7 +81,9 @@ def in_header(value: str) -> list[str]:
     simple = _SIMPLE.fullmatch(value)
     if simple is not None:  # nearly every message, and some 20 times as fast
         return [simple[1] or simple[2]]
-    return [address for _, address in getaddresses([value]) if address]
+    found = [address for _, address in getaddresses([value]) if address]
+    # What the library cannot read at all is left to the objections.
+    return found or ([value.strip().strip("<>")] if "@" in value else [])
 
 
 def is_covered(address: str, verified: frozenset[str]) -> bool:

@@ -169,6 +169,24 @@ ROWS = (
         text="554 Transaction failed: Domain contains illegal character",
         readers=("a@ex!ample.org",),
     ),
+    *(
+        Row(text=f"554 Transaction failed: {text}", content=CONTENT.replace(SENDER, author))
+        for author, text in (
+            ("<a@>", "Missing domain"),
+            ("@x.org", "Missing local name"),
+            ("a\x01b@x.org", "Local address contains control or whitespace"),
+        )
+    ),
+    Row(
+        text="554 Transaction failed: Address contains illegal characters in user name:"
+        " '<\"re:ceiver\"@x.org>'.",
+        readers=('"re:ceiver"@x.org',),
+    ),
+    Row(
+        text="421 Timeout waiting for data from client.",
+        stage=Stage.MAIL,
+        fault=said(Stage.MAIL, texts.IDLE_2017),
+    ),
     Row(
         text="554 Transaction failed: Expected ';', got \":\"",
         content=f"Content-Type: text/plain: charset=x\r\n{CONTENT}",

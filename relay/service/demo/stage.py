@@ -237,8 +237,7 @@ class Demo:
         Transactional mail ends when there is nothing else left to go first of.
         """
         ledger, began_at = self._twin.ledger, time.monotonic()
-        history = [(began_at, 0)]
-        moved_at = began_at
+        history, moved_at = [(began_at, 0)], began_at
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
@@ -247,9 +246,7 @@ class Demo:
             status = await self._status()
             if status is None:
                 continue
-            self._measure_spool(status)
-            self._load = max(self._load, os.getloadavg()[0])
-            self._session_bound.append("session-bound" in status["upstreams"][0]["doing"])
+            self._measure(status)
             delivered, accepted = ledger.total.accepted, sum(len(one.accepted) for one in told)
             if delivered > history[-1][1]:
                 moved_at = now
@@ -281,8 +278,10 @@ class Demo:
         self._changed = True
         self._twin.set_rate(self.wish.limit_per_s * CHANGE_FACTOR)
 
-    def _measure_spool(self, status: dict[str, Any]) -> None:
-        """Note what a message costs on disk while the most of them wait."""
+    def _measure(self, status: dict[str, Any]) -> None:
+        """Note what holds the rate back, and what a message costs on disk while most wait."""
+        self._load = max(self._load, os.getloadavg()[0])
+        self._session_bound.append("session-bound" in status["upstreams"][0]["doing"])
         waiting = _waiting(status)
         if waiting > self._most_waiting:
             self._most_waiting = waiting
