@@ -90,14 +90,7 @@ class Relay:
             upstream_of=by_domain(config.upstreams),
             observer=self.metrics,
         )
-        token_file = config.dashboard.token_file
-        self.dashboard = DashboardServer(
-            config.dashboard,
-            self.metrics,
-            token=read_token(Path(token_file)) if token_file else "",
-            figures=self.figures,
-            not_ready=self._not_ready,
-        )
+        self.dashboard = self._make_dashboard()
         self._steering = self._make_steering()
         self._control = ControlServer(
             socket_path(Path(config.spool.path)),
@@ -108,6 +101,16 @@ class Relay:
         self._draining_since: float | None = None
         self.ready = asyncio.Event()
         """Set once mail is taken."""
+
+    def _make_dashboard(self) -> DashboardServer:
+        token_file = self._config.dashboard.token_file
+        return DashboardServer(
+            self._config.dashboard,
+            self.metrics,
+            token=read_token(Path(token_file)) if token_file else "",
+            figures=self.figures,
+            not_ready=self._not_ready,
+        )
 
     def _make_steering(self) -> Steering:
         shapers = {name: branch.shaper for name, branch in self._branches.items()}

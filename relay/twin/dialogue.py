@@ -125,8 +125,8 @@ class Dialogue:
         if not mechanism:
             return Answer(texts.AUTH_SYNTAX)
         login = Login(
-            self._config.username,
-            self._config.password,
+            (self._config.username, self._config.password),
+            *self._config.other_users,
             is_valid=self._account.credentials_valid,
         )
         return self._logged_in(login, login.start(mechanism, initial))

@@ -22,12 +22,12 @@ class _Wanted(Enum):
 
 
 class Login:
-    """One attempt to log in as the one user there is; in vain if he ``is_valid`` no more."""
+    """One attempt to log in as one of ``users``; in vain if they are ``is_valid`` no more."""
 
-    __slots__ = ("_is_valid", "_name", "_pair", "_wanted", "succeeded")
+    __slots__ = ("_is_valid", "_name", "_pairs", "_wanted", "succeeded")
 
-    def __init__(self, username: str, password: str, *, is_valid: bool = True) -> None:
-        self._pair = (username.encode(), password.encode())
+    def __init__(self, *users: tuple[str, str], is_valid: bool = True) -> None:
+        self._pairs = {(name.encode(), password.encode()) for name, password in users}
         self._is_valid = is_valid
         self._wanted = _Wanted.PLAIN
         self._name = b""
@@ -63,5 +63,5 @@ class Login:
                 return self._check(tuple(secret.split(b"\0")[1:]))
 
     def _check(self, pair: tuple[bytes, ...]) -> str:
-        self.succeeded = self._is_valid and pair == self._pair
+        self.succeeded = self._is_valid and pair in self._pairs
         return texts.AUTHENTICATED if self.succeeded else texts.AUTH_WRONG

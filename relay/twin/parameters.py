@@ -125,6 +125,8 @@ class TwinConfig:
     auth_required: bool = True
     username: str = "sandbox"
     password: str = field(default="sandbox", repr=False)
+    other_users: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """More (name, password) pairs of the same account: they share its rate and its quota."""
     credentials_valid: bool = True
     """False: every login is answered 535, as with an IAM key that was deleted."""
 

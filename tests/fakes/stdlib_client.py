@@ -36,8 +36,8 @@ CONTENT = f"{HEAD}\r\nHello.\r\n"
 class Client(smtplib.SMTP):
     """smtplib step by step, with raw addresses."""
 
-    def __init__(self, port: int) -> None:
-        super().__init__("127.0.0.1", port, local_hostname="localhost", timeout=PATIENCE_S)
+    def __init__(self, port: int, timeout_s: float = PATIENCE_S) -> None:
+        super().__init__("127.0.0.1", port, local_hostname="localhost", timeout=timeout_s)
 
     def say(self, line: str) -> str:
         """The whole reply to a command, as ``code text``."""

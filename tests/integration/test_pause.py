@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
@@ -78,6 +79,29 @@ async def test_pause_stops_a_campaign_over_a_restart_and_resume_goes_on(tmp_path
         await relay.until_sent(twin, 130)
         assert await ask(tmp_path, "resume") == "was not paused\n"
         assert not twin.ledger.twice()
+
+
+async def test_storm_of_pause_and_resume_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """Thirty times in a throttled campaign, a crash while paused in its midst: each arrives once.
+
+    Nothing is under way when the crash comes, so that not even P3's few may come twice.
+    """
+    async with relay_and_twin(tmp_path, replace(STEADY, rate_per_s=8, burst=2)) as (relay, twin):
+        told = await send(relay.smtp_port, 80)
+        for n in range(30):
+            await ask(tmp_path, "pause")
+            if n == 15:
+                await until_quiet(tmp_path)
+                await relay.kill()
+                await relay.start()
+                assert json.loads(await ask(tmp_path, "status", "--json"))["paused"] is True
+            await ask(tmp_path, "resume")
+        await relay.until_sent(twin, 80)
+        await relay.until_empty()
+
+        arrived = [record.message_id for record in twin.ledger.records]
+        assert sorted(arrived) == sorted(message_id for message_id, _ in told.accepted)
+        assert twin.ledger.total.throttled > 0
 
 
 async def test_serve_paused_lets_nothing_out_until_resumed_offline(tmp_path: Path) -> None:
