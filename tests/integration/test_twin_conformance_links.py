@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import random
 import smtplib
 import socket
 import ssl
@@ -281,6 +282,43 @@ async def test_7_7_links_die_at_any_stage(stage: Stage, reset: bool) -> None:
         await twin.stop()
 
     assert twin.ledger.total.accepted == 0
+
+
+async def test_7_7_faults_come_by_chance() -> None:
+    """7.7: a third of the messages, in bursts or alone, as a seed has it; the others pass."""
+    busy = "451 Temporary service failure"
+    fault = weather.sometimes(random.Random(3), {Stage.DOT: (0.33, Say(busy))})
+
+    def use(client: Client) -> list[str]:
+        replies = []
+        for _ in range(200):
+            replies.append(client.message()[1])
+            client.say("RSET")
+        return replies
+
+    replies, twin = await drive(OPEN, use, fault=fault)
+
+    assert 40 <= replies.count(busy) <= 90
+    assert twin.ledger.total.accepted == 200 - replies.count(busy)
+
+
+async def test_7_7_credentials_are_refused_for_a_while() -> None:
+    """7.7: 535 until they are good again, on the same connection."""
+
+    def use(client: Client) -> list[int]:
+        codes = []
+        for _ in range(3):
+            try:
+                codes.append(client.login("sandbox", "sandbox")[0])
+            except smtplib.SMTPAuthenticationError as error:
+                codes.append(error.smtp_code)
+        return codes
+
+    # smtplib's login tries PLAIN and, refused, LOGIN: two commands a call.
+    fault = weather.first(4, weather.at(Stage.AUTH, Say("535 Authentication Credentials Invalid")))
+    found, _ = await drive(replace(OPEN, auth_required=True), use, fault=fault)
+
+    assert found == [535, 535, 235]
 
 
 async def test_7_7_tls_fails_in_other_words() -> None:

@@ -154,6 +154,12 @@ ROWS = (
         config=policy(verified=frozenset({"lists.example.com"}), sandbox=True),
     ),
     Row(
+        text="554 Message rejected: Email address is not verified. The following identities failed"
+        " the check in region US-EAST-1: author@other.example",
+        config=policy(verified=frozenset({"lists.example.com"})),
+        content=CONTENT.replace(f"From: {SENDER}", "From: Author <author@other.example>"),
+    ),
+    Row(
         text="554 Message rejected: Sending paused for this account. For more information, please"
         " check the inbox of the email address associated with your AWS account.",
         config=policy(paused=True),
@@ -163,6 +169,10 @@ ROWS = (
         for text in (
             "554 MAIL FROM domain not verified: DNS setup for MAIL FROM domain is invalid.",
             "554 Message rejected: Address blacklisted",
+            (
+                "554 Message rejected: Email address is not verified. The following identities failed"
+                " the check in region US-EAST-1: a@x.org, b@y.org..."
+            ),
             "554 Transaction failed: Illegal header 'Old-Return-Path'.",
             "554 Transaction failed: Invalid domain name: 'x..org'",
         )
@@ -331,6 +341,19 @@ async def test_unknown_mechanism_is_504() -> None:
     found, _ = await drive(replace(OPEN, auth_required=True), use)
 
     assert found == "504 The requested authentication mechanism is not supported"
+
+
+@pytest.mark.parametrize("local", [".a", "a..b", "a<b", "a b"])
+async def test_odd_local_parts_are_accepted(local: str) -> None:
+    """Section 2: a leading dot, two dots, a bracket, a space: 250 after the dot."""
+
+    def use(client: Client) -> tuple[Stage, str]:
+        return client.message(readers=(f"{local}@example.org",))
+
+    (stage, reply), twin = await drive(OPEN, use)
+
+    assert (stage, reply[:6]) == (Stage.DOT, "250 Ok")
+    assert twin.ledger.records[0].recipients == (f"{local}@example.org",)
 
 
 async def test_commands_out_of_order() -> None:
