@@ -170,8 +170,8 @@ ROWS = (
             "554 MAIL FROM domain not verified: DNS setup for MAIL FROM domain is invalid.",
             "554 Message rejected: Address blacklisted",
             (
-                "554 Message rejected: Email address is not verified. The following identities failed"
-                " the check in region US-EAST-1: a@x.org, b@y.org..."
+                "554 Message rejected: Email address is not verified. The following identities"
+                " failed the check in region US-EAST-1: a@x.org, b@y.org..."
             ),
             "554 Transaction failed: Illegal header 'Old-Return-Path'.",
             "554 Transaction failed: Invalid domain name: 'x..org'",
