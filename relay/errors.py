@@ -60,6 +60,10 @@ class SpoolBroken(SpoolError):
     """The spool's file is missing, damaged, too new, or on a file system that cannot keep it."""
 
 
+class SpoolDamaged(SpoolBroken):
+    """A page of the spool's file makes no sense; what does not stand on it can still be read."""
+
+
 class ContentDamaged(SpoolBroken):
     """One message's stored bytes do not match their hash; the rest of the spool is sound."""
 

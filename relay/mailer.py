@@ -93,12 +93,16 @@ class Connection:
         """Connect and say EHLO. Raises: Lost, OSError."""
         reader, writer = await asyncio.open_connection(host, port, limit=REPLY_LINE_MAX)
         connection = cls(reader, writer)
-        await connection.reply()
-        await connection.command("EHLO localhost")
-        if starttls is not None:
-            await connection.command("STARTTLS")
-            await writer.start_tls(starttls)
+        try:
+            await connection.reply()
             await connection.command("EHLO localhost")
+            if starttls is not None:
+                await connection.command("STARTTLS")
+                await writer.start_tls(starttls)
+                await connection.command("EHLO localhost")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     async def reply(self) -> tuple[int, str]:

@@ -47,6 +47,7 @@ EXIT_CODES: Mapping[type[errors.RelayError], int] = {
     errors.SpoolFull: 73,
     errors.SpoolBusy: 75,
     errors.SpoolBroken: 74,
+    errors.SpoolDamaged: 74,
     errors.ContentDamaged: 65,
     errors.UpstreamError: 69,
     errors.Unreachable: 69,

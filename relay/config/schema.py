@@ -117,7 +117,7 @@ class Lane:
 class Listmonk:
     """``[listmonk]``: its HTTP API, for bounces and campaign states."""
 
-    url: str = ""
+    url: str = field(default="", repr=False)
     api_user: str = ""
     token_file: str = ""
     report_bounces: bool = True
@@ -137,10 +137,10 @@ class Dashboard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """``[alert]``: who is told when something needs a person."""
+    """``[alert]``: who is told when something needs a person; URLs of chats are secret in part."""
 
-    url: str = ""
-    command: tuple[str, ...] = ()
+    url: str = field(default="", repr=False)
+    command: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,13 @@
 """The answering side of the control socket.
 
+The socket's mode lets in its owner and root alone. The peer's user is asked for as well
+(``SO_PEERCRED``, unix(7)): somebody may have opened up the socket or its folder by hand, and
+what the control socket can do is more than a group should be given by accident.
+
 Requests are ``POST /v1/<command>`` with a JSON object, answers JSON objects: 200 with what
-was asked for, 400 ``{"error": …}`` for a request that makes no sense (404: no such command;
-413: too long), 409 for one the relay cannot fulfil now, 500 for a surprise (logged, its text
-kept from the client).
+was asked for, 400 ``{"error": …}`` for a request that makes no sense (403: of another user;
+404: no such command; 413: too long), 409 for one the relay cannot fulfil now, 500 for a
+surprise (logged, its text kept from the client).
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ import asyncio
 import json
 import logging
 import os
+import socket
+import struct
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 _log = logging.getLogger(__name__)
 
 BODY_MAX_BYTES = 65_536
 """A command is a few words; more is a mistake."""
 GOODBYE_S = 2.0
 """How long requests under way may take at the stop."""
+_CREDENTIALS = struct.Struct("=iII")
+"""``struct ucred``: process, user, group (unix(7))."""
 SOCKET_PATH_MAX = 107
 """Bytes in ``sun_path`` on Linux, less the final NUL (unix(7))."""
 
@@ -66,7 +76,7 @@ class ControlServer:
     ) -> None:
         self._path, self._on_failure = path, on_failure
         self._commands = {field.name: getattr(commands, field.name) for field in fields(commands)}
-        app = web.Application(client_max_size=BODY_MAX_BYTES)
+        app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_guard])
         app.router.add_post("/v1/{command}", self._answer)
         self._runner = web.AppRunner(
             app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
@@ -116,6 +126,25 @@ class ControlServer:
             return web.json_response(
                 {"error": "surprise inside the relay, see its log"}, status=500
             )
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    user = _user_of(request.transport)
+    if user in {0, os.geteuid()}:
+        return await handler(request)
+    _log.warning("control request of another user refused", extra={"user": user})
+    text = f"only root and user {os.geteuid()} may steer this relay"
+    return web.json_response({"error": text}, status=403)
+
+
+def _user_of(transport: asyncio.Transport | None) -> int | None:
+    """Who opened the connection, as the kernel saw it; None if it cannot be told any more."""
+    end = None if transport is None else transport.get_extra_info("socket")
+    if end is None:
+        return None
+    credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 async def _object_in(request: web.Request) -> dict[str, Any]:

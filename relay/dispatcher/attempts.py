@@ -27,7 +27,7 @@ from relay.dispatcher.conclusion import (
 from relay.dispatcher.endings import Endings
 from relay.dispatcher.speed import Speed
 from relay.envelope import redact, redact_all
-from relay.errors import ContentDamaged, SessionLost, SpoolError
+from relay.errors import ContentDamaged, SessionLost, SpoolDamaged, SpoolError
 from relay.reply import Stage
 from relay.verdict import Ending, InDoubt, Kind, Limit, Sent, SessionEnded, Throttled, kind_of
 
@@ -123,15 +123,26 @@ class Attempts:
     async def _sound_content(self, envelope: Envelope) -> bytes | None:
         """The bytes; None if they are damaged, and the envelope was put away.
 
+        If it cannot be put away either (a page of the spool is bad), it stays leased: given
+        back, it would stand at the head of its lane for ever.
+
         Raises: SpoolError.
         """
         try:
             return await self._rooms.spool.read_content(envelope.content_id)
         except ContentDamaged as error:
             _log.error("content damaged, quarantined", extra=_labels(envelope, error=str(error)))
-            await self._rooms.spool.quarantine(envelope.id, str(error))
-            self._feed.end_lease(envelope)
+            await self._quarantine(envelope, str(error))
         return None
+
+    async def _quarantine(self, envelope: Envelope, reason: str) -> None:
+        try:
+            await self._rooms.spool.quarantine(envelope.id, reason)
+        except SpoolDamaged as error:
+            facts = _labels(envelope, error=str(error))
+            _log.error("envelope not quarantined, leased until the next start", extra=facts)  # noqa: TRY400
+        else:
+            self._feed.end_lease(envelope)
 
     async def _send(
         self, envelope: Envelope, session: Session, content: bytes

@@ -7,7 +7,9 @@ reason (``UNSETTLED_MAX``).
 
 A settlement that contradicts the spool is our bug. It is tried again a few times, since a
 batch may fail for another's fault; then the mail's lease is kept, so that it is not sent again
-before the next start.
+before the next start. So is one that would stand on a damaged page of the spool: the rest need
+not wait for it. What may come twice after that start is bounded all the same: after
+``UNWRITABLE_MAX`` of these nothing more is sent.
 
 Holds are written here, too. A hold that is lost costs a few refusals, so that is tried for a
 while, and not for ever. Parked mail that is not released would wait for the next start, held
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from relay.breaker import account_key, campaign_key
 from relay.envelope import redact_all
-from relay.errors import SpoolBroken, SpoolBusy, SpoolError, SpoolFull
+from relay.errors import SpoolBroken, SpoolBusy, SpoolDamaged, SpoolError, SpoolFull
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -40,6 +42,8 @@ RETRY_S = 1.0
 """Between tries to write down what must be written down."""
 REFUSED_TRIES = 3
 """Tries of a settlement that the spool calls a contradiction."""
+UNWRITABLE_MAX = 100
+"""Settlements given up for damage: half a batch (P3), the other half may be under way."""
 RETRY_MAX_S = 60.0
 """The pause between tries that have failed for long, so that the log stays readable."""
 HOLD_TRIES = 10
@@ -65,12 +69,15 @@ class Books:
         self._on_change = on_change
         self._unsettled = 0
         self._failing = 0
+        self._unwritable = 0
         self._announced: dict[str, int] = {}
 
     @property
     def is_stuck(self) -> bool:
         """Whether so much is unwritten that nothing more may be sent."""
-        return self._failing > 0 or self._unsettled >= UNSETTLED_MAX
+        if self._failing > 0 or self._unsettled >= UNSETTLED_MAX:
+            return True
+        return self._unwritable >= UNWRITABLE_MAX
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Return once it is on disk, however long that takes, or refused."""
@@ -78,9 +85,10 @@ class Books:
         failures = refusals = 0
         try:
             while isinstance(found := await self._write(settlement), SpoolError):
-                is_refused = not isinstance(found, SpoolFull | SpoolBusy | SpoolBroken)
+                is_refused = _is_its_own(found)
                 refusals += is_refused
                 if refusals == REFUSED_TRIES:
+                    self._unwritable += isinstance(found, SpoolDamaged)
                     return Settled(written=False, due_at=None)
                 failures += not is_refused
                 self._failing += failures == 1 and not is_refused
@@ -96,6 +104,9 @@ class Books:
         labels = {"envelope": settlement.envelope.name, "lane": settlement.envelope.lane}
         try:
             return await self._rooms.spool.settle(settlement)
+        except SpoolDamaged as error:
+            _log.error("settlement not written", extra={**labels, "error": str(error)})
+            return error
         except (SpoolFull, SpoolBusy, SpoolBroken) as error:
             labels["error"] = str(error)
             _log.error("settlement not written, dispatch stopped", extra=labels)
@@ -164,6 +175,13 @@ class Books:
                 return
             await self._rooms.clock.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+
+def _is_its_own(failure: SpoolError) -> bool:
+    """Whether this settlement alone cannot be written, as opposed to any."""
+    if isinstance(failure, SpoolDamaged):
+        return True
+    return not isinstance(failure, SpoolFull | SpoolBusy | SpoolBroken)
 
 
 def parks(key: str) -> bool:

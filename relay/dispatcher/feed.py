@@ -142,16 +142,26 @@ class Feed:
         await self._rest()
 
     async def _fill(self) -> None:
-        """Read until no window is low that could be filled; mail may arrive meanwhile."""
-        while wanted := deque(self._lanes.to_read()):
+        """Read until no window is low that could be filled; mail may arrive meanwhile.
+
+        Raises: SpoolError: a stream could not be read, after all others were.
+        """
+        failure: SpoolError | None = None
+        while failure is None and (wanted := deque(self._lanes.to_read())):
             try:
                 while wanted:
-                    await self._read(*wanted[0])
+                    try:
+                        await self._read(*wanted[0])
+                    except SpoolError as error:
+                        failure = error
+                        self._lanes.loaded(wanted[0][0], [], 0)
                     wanted.popleft()
             finally:
                 # Answered all the same, or these streams would never be read again.
                 for key, _ in wanted:
                     self._lanes.loaded(key, [], 0)
+        if failure is not None:
+            raise failure
 
     async def _read(self, key: StreamKey, asked: int) -> None:
         found = await self._spool.read_due(

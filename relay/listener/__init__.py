@@ -6,12 +6,25 @@ could not be sent, and forgets it; a late answer it waits for without end (facts
 
 ``listener`` has the sockets, ``connection`` and ``client`` the dialogue, ``inflow``, ``body`` and
 ``allowance`` the bytes, ``intake`` the way into the spool, ``access``, ``users`` and ``auth`` the
-question who may send; ``address`` and ``headers`` read, ``replies`` has every text.
+question who may send, ``handover`` the idle connections at a restart; ``address`` and ``headers``
+read, ``replies`` has every text.
 """
 
+from relay.listener.handover import KEPT_NAMES, Resting, store, take_back
 from relay.listener.intake import by_domain
 from relay.listener.listener import Listener, users_of
 from relay.listener.observer import NoObserver, Observer
 from relay.listener.users import Users
 
-__all__ = ["Listener", "NoObserver", "Observer", "Users", "by_domain", "users_of"]
+__all__ = [
+    "KEPT_NAMES",
+    "Listener",
+    "NoObserver",
+    "Observer",
+    "Resting",
+    "Users",
+    "by_domain",
+    "store",
+    "take_back",
+    "users_of",
+]

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import socket
 import ssl
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relay.errors import AddressBusy, ConfigError
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from relay import config
+
+log = logging.getLogger(__name__)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -60,12 +65,17 @@ def check_sockets(sockets: Iterable[socket.socket], listen: config.Listen) -> No
     """Refuse to listen where strangers could send.
 
     Raises:
-        ConfigError: a socket is bound beyond loopback, nobody has to log in, and
-            ``allow_networks`` does not say which other machines may send.
+        ConfigError: a socket is not one for TCP; or it is bound beyond loopback, nobody has to
+            log in, and ``allow_networks`` does not say which other machines may send.
     """
     for one in sockets:
-        if one.family not in _FAMILIES:
-            raise ConfigError("listen.host", f"a socket of {one.family!s}", "IPv4 or IPv6")
+        if one.family not in _FAMILIES or one.type != socket.SOCK_STREAM:
+            # Who is at the other end of another one cannot be told by an address.
+            raise ConfigError(
+                "listen.host",
+                f"a socket of {_said(one.family)} and {_said(one.type)} from systemd",
+                "TCP over IPv4 or IPv6: in relay.socket, ListenStream= with a port",
+            )
         bound = str(one.getsockname()[0])
         address = read_address(bound)
         if address is not None and address.is_loopback:
@@ -77,6 +87,11 @@ def check_sockets(sockets: Iterable[socket.socket], listen: config.Listen) -> No
                 'the networks that may send, or listen.auth = "required": '
                 "otherwise anybody could send through this relay, or nobody",
             )
+
+
+def _said(number: int) -> str:
+    """The name of a family or a type; a number, if Python knows none."""
+    return getattr(number, "name", str(number))
 
 
 def open_sockets(listen: config.Listen) -> list[socket.socket]:
@@ -138,6 +153,16 @@ def tls_context(listen: config.Listen) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_certificate(context, listen)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, listen: config.Listen) -> None:
+    """Let new handshakes of ``context`` show the certificate that is in the files now.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
     try:
         context.load_cert_chain(listen.tls_cert_file, listen.tls_key_file or None)
     except OSError as error:  # ssl.SSLError is one
@@ -147,4 +172,3 @@ def tls_context(listen: config.Listen) -> ssl.SSLContext | None:
             "readable PEM files: the certificate with its chain, and its key without a passphrase"
         )
         raise ConfigError("listen.tls_cert_file", found, wanted) from error
-    return context

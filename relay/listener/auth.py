@@ -17,10 +17,12 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.listener import replies
+from relay.listener.logins import FRIENDS, STRANGERS, Queue
 from relay.listener.users import SCRYPT_N, SCRYPT_P, SCRYPT_R, Plain, Scrypt, Secret
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class AuthBroken(Exception):
 
 
 _NOBODY = Scrypt(SCRYPT_N, SCRYPT_R, SCRYPT_P, b"nobody", bytes(32))
-"""What a name that is not in the file is checked against, so that it takes as long."""
+"""What is hashed for a name that is not in the file, or has a plain secret there: so each check
+takes as long as that of an entry that ``relay user add`` has written."""
 
 
 class Passwords:
@@ -56,6 +59,7 @@ class Passwords:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, None] = OrderedDict()
         self._turns = asyncio.Semaphore(CHECKS_MAX)
+        self.friends, self.strangers = Queue(FRIENDS), Queue(STRANGERS)
 
     def mechanisms(self) -> list[str]:
         """What can be offered to the users as they are now; nothing if there are none."""
@@ -64,20 +68,29 @@ class Passwords:
             return []
         return [name for name in MECHANISMS if name != "CRAM-MD5" or self._users.has_plain]
 
+    def knows(self, name: str) -> bool:
+        """Whether there is such a user now."""
+        self._users.refresh()
+        return self._users.find(name) is not None
+
     async def is_right(self, name: str, password: str) -> bool:
-        """Whether ``name`` may log in with ``password``; as slow for a name that is not there."""
+        """Whether ``name`` may log in with ``password``.
+
+        As slow for a name that is not there. Only a right pair is quick, from its second time on.
+        """
         self._users.refresh()
         entry = self._users.find(name)
-        if isinstance(entry, Plain):
-            return hmac.compare_digest(entry.secret.encode(), password.encode())
         pair = self._pair(name, password, entry)
         if pair in self._right:
             self._right.move_to_end(pair)
             return True
-        checked = entry or _NOBODY
+        hashed = entry if isinstance(entry, Scrypt) else _NOBODY
         async with self._turns:
-            digest = await asyncio.to_thread(checked.hash, password.encode())
-        is_right = hmac.compare_digest(digest, checked.digest) and entry is not None
+            digest = await asyncio.to_thread(hashed.hash, password.encode())
+        if isinstance(entry, Plain):
+            is_right = hmac.compare_digest(entry.secret.encode(), password.encode())
+        else:
+            is_right = hmac.compare_digest(digest, hashed.digest) and entry is not None
         if is_right:
             self._remember(pair)
         return is_right
@@ -105,29 +118,29 @@ class Passwords:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """How an exchange ended: whose name was given, and whether the secret was right."""
+class Claim:
+    """What an exchange came to: whose name was given, and a check of the secret, not yet made."""
 
     name: str
-    is_right: bool
+    check: Callable[[], Awaitable[bool]] = field(repr=False)
 
 
-async def plain(passwords: Passwords, initial: bytes | None, ask: Ask) -> Login:
+async def plain(passwords: Passwords, initial: bytes | None, ask: Ask) -> Claim:
     """``[authorise as] NUL name NUL password`` in one message (RFC 4616 §2)."""
     message = await ask(b"") if initial is None else initial
     parts = message.split(b"\0")
     if len(parts) != 3:
         raise AuthBroken(replies.AUTH_MALFORMED)
-    return await _check(passwords, parts[1], parts[2])
+    return _claim(passwords, parts[1], parts[2])
 
 
-async def login(passwords: Passwords, initial: bytes | None, ask: Ask) -> Login:
+async def login(passwords: Passwords, initial: bytes | None, ask: Ask) -> Claim:
     """Name and password one by one (draft-murchison-sasl-login, as Listmonk speaks it)."""
     name = await ask(b"Username:") if initial is None else initial
-    return await _check(passwords, name, await ask(b"Password:"))
+    return _claim(passwords, name, await ask(b"Password:"))
 
 
-async def cram_md5(passwords: Passwords, initial: bytes | None, ask: Ask) -> Login:
+async def cram_md5(passwords: Passwords, initial: bytes | None, ask: Ask) -> Claim:
     """``name SP hexadecimal HMAC-MD5 of our challenge`` (RFC 2195 §2)."""
     if initial is not None:
         raise AuthBroken(replies.AUTH_MALFORMED)
@@ -135,7 +148,11 @@ async def cram_md5(passwords: Passwords, initial: bytes | None, ask: Ask) -> Log
     name, blank, answer = _text(await ask(challenge)).rpartition(" ")
     if not blank:
         raise AuthBroken(replies.AUTH_MALFORMED)
-    return Login(name, passwords.is_right_answer(name, challenge, answer))
+
+    async def check() -> bool:
+        return passwords.is_right_answer(name, challenge, answer)
+
+    return Claim(name, check)
 
 
 MECHANISMS = {"PLAIN": plain, "LOGIN": login, "CRAM-MD5": cram_md5}
@@ -162,9 +179,9 @@ def decode(text: bytes) -> bytes:
         raise AuthBroken(replies.AUTH_NOT_BASE64) from error
 
 
-async def _check(passwords: Passwords, name: bytes, password: bytes) -> Login:
+def _claim(passwords: Passwords, name: bytes, password: bytes) -> Claim:
     who = _text(name)
-    return Login(who, await passwords.is_right(who, _text(password)))
+    return Claim(who, partial(passwords.is_right, who, _text(password)))
 
 
 def _text(message: bytes) -> str:

@@ -14,6 +14,12 @@ Invariants, against SMTP smuggling (CVE-2023-51764, CVE-2024-27305 and kin):
 
 from __future__ import annotations
 
+ENDLESS_FACTOR = 2
+"""So many times the size allowed, a message is read no further. Listmonk's client reads an answer
+only after its dot, and a refused message must leave its connection in step (facts: listmonk.md
+1), so an honest one that is a little too big is read to its end. To read on for ever would be free
+for the sender and not for us."""
+
 _END = b"\r\n.\r\n"
 _STUFFED = b"\r\n."
 
@@ -22,16 +28,17 @@ class BodyReader:
     """One message between the 354 and the end marker.
 
     ``size_max_bytes`` counts as RFC 1870 §5 says: with line ends, without the doubled
-    dots and the marker. A message over it is still read to its end, but not kept.
+    dots and the marker. A message over it is still read to its end, but not kept, unless
+    it ``is_endless``.
     """
 
-    __slots__ = ("_counted", "_dots", "_raw", "_size_max_bytes", "too_big")
+    __slots__ = ("_counted", "_dots", "_raw", "_size_max_bytes", "_taken_bytes", "too_big")
 
     def __init__(self, size_max_bytes: int) -> None:
         self._size_max_bytes = size_max_bytes
         # The CRLF that ended the DATA command counts: a lone ".CRLF" is an empty message.
         self._raw = bytearray(b"\r\n")
-        self._dots = self._counted = 0
+        self._dots = self._counted = self._taken_bytes = 0
         self.too_big = False
 
     @property
@@ -39,9 +46,15 @@ class BodyReader:
         """Memory that this message takes now."""
         return len(self._raw)
 
+    @property
+    def is_endless(self) -> bool:
+        """So much has come without an end that it is not worth waiting for one."""
+        return self._taken_bytes > ENDLESS_FACTOR * self._size_max_bytes
+
     def feed(self, data: bytes) -> bytes | None:
         """Take the next chunk. None: the message goes on; else the bytes that follow it."""
         raw = self._raw
+        self._taken_bytes += len(data)
         # The marker may have begun in any of the last four bytes of the chunk before.
         search_from = max(0, len(raw) - len(_END) + 1)
         raw += data

@@ -6,8 +6,9 @@ and is replaced here (aiosmtpd 1.4.6, read): it hangs up after five unknown comm
 the empty line after a refused dot, cancels the dialogue when the client half-closes, tells
 an exception's text with 500, and sets a timer and writes two log lines for each command.
 
-The relay closes first only when it drains, after ``IDLE_STRANGER_S`` of silence from a
-stranger, and after hours of silence from anyone.
+The relay closes first only when it drains, when a stranger has not logged in within
+``STRANGER_MAX_S`` or has to make room for another (``slots``), and after hours of silence
+from anyone.
 
 Why two classes for one connection, where we have no base classes else: aiosmtpd's hooks
 are methods of one object, and together they are more than a reader takes in at once.
@@ -27,7 +28,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from aiosmtpd.smtp import SMTP
 
 from relay.errors import RelayError
+from relay.guesses import origin_of
 from relay.listener import access, replies
+from relay.listener.handover import Keep, Standing, let_go
 from relay.listener.inflow import ClientGone, Inflow, LineTooLong
 
 if TYPE_CHECKING:
@@ -36,13 +39,17 @@ if TYPE_CHECKING:
     from relay.listener.allowance import Allowance
     from relay.listener.auth import Passwords
     from relay.listener.intake import Intake, Mail
+    from relay.listener.slots import Slots
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-IDLE_STRANGER_S = 300.0
-"""RFC 5321 §4.5.3.2.7 asks a server to wait 5 minutes at least."""
+STRANGER_MAX_S = 60.0
+"""From the connection to the login, whatever a stranger says meanwhile: a trickle of bytes must
+not keep a place. RFC 5321 §4.5.3.2.7 asks a server to wait 5 minutes at least, for mail; a
+stranger can bring none. Listmonk logs in within a second; all that strangers can have before it
+in the queue for a password check are some seconds."""
 
 IDLE_BETWEEN_S = 86_400.0
 """Between commands: Listmonk with one connection keeps it for ever, idle (facts: listmonk.md 1)."""
@@ -74,6 +81,8 @@ class Step(Enum):
     """MAIL stalls until the spool has room."""
     ALLOWANCE = auto()
     """A body waits for memory."""
+    LOGIN = auto()
+    """A guess at a password waits for its turn, or for the answer to a wrong one."""
     COMMIT = auto()
     """The dot waits for the spool."""
 
@@ -87,6 +96,7 @@ class House:
     allowance: Allowance
     passwords: Passwords | None
     tls: ssl.SSLContext | None
+    slots: Slots
 
 
 Command = Callable[[Any, str], Awaitable[bytes]]
@@ -102,7 +112,15 @@ class Connection(SMTP):
     transport: asyncio.Transport | None
     _COMMANDS: ClassVar[dict[bytes, Command]] = {}
 
-    def __init__(self, house: House, on_end: Callable[[Connection], None]) -> None:
+    _is_extended = False
+
+    def __init__(
+        self,
+        house: House,
+        on_end: Callable[[Connection], None],
+        standing: Standing | None = None,
+    ) -> None:
+        """With a ``standing``, go on where another process has let go of the connection."""
         listen = house.intake.listen
         super().__init__(
             None,
@@ -118,11 +136,15 @@ class Connection(SMTP):
         self._step = Step.CLIENT
         self._mail: Mail | None = None
         self._auth_user = ""
-        self._is_encrypted = self._is_trusted = False
+        self._standing = standing
+        self._keep: Keep | None = None
+        self._is_encrypted = self._is_trusted = self._is_logging_in = False
         self._is_full = self._is_draining = self._is_over = False
         self._was_refused = self._in_content = False
         self._in_turn = 0
+        self._line = b""
         self._silent_since: float | None = None
+        self._stranger_since = self.loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # The connection's life: called by the transport and by the listener.
@@ -136,11 +158,15 @@ class Connection(SMTP):
         self._peer = str(found or "unknown")
         self._is_trusted = self._peer in self._house.networks
         _keep_alive(transport.get_extra_info("socket"))
+        if self._standing is not None:
+            self._go_on_from(self._standing)
         self._watch_silence()
         self._dialogue().add_done_callback(lambda _: self._part())
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The connection is gone in both directions."""
+        """The connection is gone in both directions; told twice, the second time is nothing."""
+        if self.transport is None:
+            return
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         asyncio.StreamReaderProtocol.connection_lost(self, error)
@@ -167,19 +193,58 @@ class Connection(SMTP):
         super().resume_writing()
         self._is_full = False
 
-    def drain(self) -> None:
-        """Close now if between messages, else as soon as the one under way is answered."""
-        self._is_draining = True
+    def drain(self, keep: Keep | None = None) -> None:
+        """End now if between messages, else as soon as the one under way is answered.
+
+        ``keep`` is given the connection if it can be handed over; else it is closed.
+        """
+        self._is_draining, self._keep = True, keep
         if self._step is Step.ROOM:
-            # A connection cut at MAIL is tried again by Listmonk 5+ (facts: listmonk.md 1).
+            # The next process may obey this MAIL; if it is closed instead, Listmonk 5+ tries
+            # a connection cut at MAIL again (facts: listmonk.md 1).
+            self._inflow.put_back(self._line + b"\r\n")
+            self._let_go()
+            self._dialogue().cancel()
+        elif self._step is Step.LOGIN:
             self._dialogue().cancel()
         self._inflow.wake()
+
+    def _go_on_from(self, standing: Standing) -> None:
+        self._is_extended = standing.is_extended
+        self._was_refused = standing.was_refused
+        if self._house.passwords is not None and self._house.passwords.knows(standing.auth_user):
+            self._auth_user = standing.auth_user
+        self._inflow.feed(standing.unread.encode("latin-1"))
+
+    def _let_go(self) -> None:
+        """Give the connection to ``keep``, if one is there and all that matters can go along."""
+        wire, unread = self.transport, self._inflow.unread()
+        if self._keep is None or wire is None or unread is None:
+            return
+        if self._is_encrypted or self._inflow.ended or wire.get_write_buffer_size():
+            return
+        wire.pause_reading()
+        standing = Standing(
+            is_extended=self._is_extended,
+            was_refused=self._was_refused,
+            auth_user=self._auth_user,
+            unread=unread.decode("latin-1"),
+        )
+        try:
+            self._keep(let_go(wire.get_extra_info("socket").fileno(), standing))
+        except OSError as error:
+            log.warning("connection not handed over", extra={"error": str(error)})
 
     def abort(self) -> None:
         """Close now, whatever is under way."""
         self._dialogue().cancel()
         if self.transport is not None:
             self.transport.abort()
+
+    def push_out(self) -> None:
+        """Make room for somebody who may be a friend."""
+        log.info("stranger pushed out", extra={"peer": self._peer})
+        self.abort()
 
     def give_up(self) -> None:
         """The connection could not be set up; end what was begun."""
@@ -201,7 +266,7 @@ class Connection(SMTP):
     def _client_left(self) -> None:
         """Stop waiting for our own resources on behalf of a client that is not there."""
         self._inflow.end()
-        if self._step in {Step.ROOM, Step.ALLOWANCE}:
+        if self._step in {Step.ROOM, Step.ALLOWANCE, Step.LOGIN}:
             self._dialogue().cancel()
         elif self._step is Step.COMMIT:
             self._withdraw_soon()
@@ -233,18 +298,27 @@ class Connection(SMTP):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         now, since, limit_s = self.loop.time(), self._silent_since, self._silence_max_s()
+        if self._is_stranger():
+            since = self._stranger_since
         silent_s = 0.0 if since is None else now - since
         if silent_s >= limit_s:
             log.info("client silent, closed", extra={"peer": self._peer, "silent_s": silent_s})
-            self._wire().abort()
+            self.abort()
             return
         # The limit may have become the shorter one by then.
         look_again_s = min(limit_s - silent_s, IDLE_CONTENT_S)
         self._idle_timer = self.loop.call_later(look_again_s, self._watch_silence)
 
+    def _is_stranger(self) -> bool:
+        return not self._is_trusted and not self._auth_user
+
+    def stranger_from(self) -> str:
+        """The origin that a stranger counts with; "" for a friend."""
+        return origin_of(self._peer) if self._is_stranger() else ""
+
     def _silence_max_s(self) -> float:
-        if not self._is_trusted and not self._auth_user:
-            return IDLE_STRANGER_S
+        if self._is_stranger():
+            return STRANGER_MAX_S
         return IDLE_CONTENT_S if self._in_content else IDLE_BETWEEN_S
 
     # The dialogue.
@@ -252,7 +326,8 @@ class Connection(SMTP):
     async def _handle_client(self) -> None:
         """Loop in aiosmtpd's place: one line, one answer, until one side has had enough."""
         try:
-            await self.push(b"220 " + self._name() + b" ESMTP listmonk-relay")
+            if self._standing is None or not self._standing.is_greeted:
+                await self.push(b"220 " + self._name() + b" ESMTP listmonk-relay")
             while (line := await self._next_line()) is not None:
                 await self._obey(line)
         except ClientGone:
@@ -262,7 +337,7 @@ class Connection(SMTP):
                 self.transport.close()
 
     async def _next_line(self) -> bytes | None:
-        """The next command; None once the relay drains and no message is under way."""
+        """The next command; None once the relay drains and nothing is under way."""
         while True:
             try:
                 line = self._inflow.line()
@@ -275,7 +350,9 @@ class Connection(SMTP):
                     self._in_turn = 0
                     await asyncio.sleep(0)
                 return line
-            if self._is_draining and self._mail is None:
+            if self._is_draining and self._mail is None and not self._is_logging_in:
+                await asyncio.sleep(0)  # uvloop sends what was written at the end of its turn
+                self._let_go()
                 return None
             await self._more()
 
@@ -288,6 +365,7 @@ class Connection(SMTP):
             self._silent_since = None
 
     async def _obey(self, line: bytes) -> None:
+        self._line = line
         if not line and self._was_refused:
             # Listmonk ends a refused message twice: an empty line, a dot, and reads one answer.
             return

@@ -103,6 +103,10 @@ class Inflow:
         self._resume()
         return data
 
+    def unread(self) -> bytes | None:
+        """What is there, left in place; None while a line over the limit is thrown away."""
+        return None if self._overlong else bytes(self._buffer)
+
     def put_back(self, data: bytes) -> None:
         """``data`` was taken and not used; it comes first again."""
         self._buffer[:0] = data

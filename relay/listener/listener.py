@@ -17,19 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay import config
-from relay.listener import access
+from relay.listener import access, handover
 from relay.listener.allowance import Allowance
 from relay.listener.auth import Passwords
 from relay.listener.client import Client
 from relay.listener.connection import Connection, House
 from relay.listener.intake import Intake, Spool, UpstreamOf, hostname_of
 from relay.listener.observer import NoObserver, Observer
+from relay.listener.slots import Slots
 from relay.listener.users import Users
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Sequence
 
     from relay.clock import Clock
+    from relay.listener.handover import Keep, Resting, Standing
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class Listener:
     """SMTP towards Listmonk.
 
     ``sockets`` are bound already (by systemd); else ``listen.host`` and ``listen.port`` rule.
+    ``resting`` are the connections that the relay before this one has let go of.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Listener:
         upstream_of: UpstreamOf | None = None,
         observer: Observer | None = None,
         sockets: Sequence[socket.socket] = (),
+        resting: Sequence[Resting] = (),
     ) -> None:
         self._listen, self._clock, self._users = listen, clock, users
         self._observer = observer or NoObserver()
@@ -82,11 +87,13 @@ class Listener:
             upstream_of=upstream_of or (lambda _sender: config.Upstream().name),
             observer=self._observer,
         )
-        self._sockets = list(sockets)
+        self._sockets, self._resting = list(sockets), list(resting)
         self._accepting: list[asyncio.Task[None]] = []
         self._connections: set[Connection] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
+        self._tls: ssl.SSLContext | None = None
+        self._waiting: list[socket.socket] = []
 
     @property
     def sockets(self) -> Sequence[socket.socket]:
@@ -108,7 +115,7 @@ class Listener:
         """
         # aiosmtpd logs addresses and each command; the relay's own lines say what is needed.
         logging.getLogger("mail.log").setLevel(logging.CRITICAL + 1)
-        tls = access.tls_context(self._listen)
+        self._tls = access.tls_context(self._listen)
         opened = [] if self._sockets else access.open_sockets(self._listen)
         try:
             access.check_sockets(self._sockets or opened, self._listen)
@@ -123,33 +130,57 @@ class Listener:
             networks=access.Networks(self._listen.allow_networks),
             allowance=Allowance(self._listen.body_bytes_max),
             passwords=None if self._users is None else Passwords(self._users),
-            tls=tls,
+            tls=self._tls,
+            slots=Slots(self._listen.connections_max),
         )
-        slots = asyncio.Semaphore(self._listen.connections_max)
+        await self._adopt(house)
         for door in self._sockets:
             door.settimeout(0)  # as asyncio wants it
             door.listen(BACKLOG)
-            self._accepting.append(asyncio.create_task(self._accept(door, house, slots)))
+            self._accepting.append(asyncio.create_task(self._accept(door, house)))
             log.info("listening", extra={"address": _address_text(door)})
 
-    async def drain(self, grace_s: float = DRAIN_GRACE_S) -> None:
-        """Stop accepting, answer what is under way, close what is between messages.
+    def reread(self) -> None:
+        """Take users and certificate from their files again, for whoever comes from now on.
 
-        Returns when no connection is left, at the latest after ``grace_s`` (then the rest
-        is cut) and a little more. After it, everything answered with 250 is in the spool.
+        Raises: ConfigError: the certificate cannot be used; the one in use stays.
+        """
+        if self._users is not None:
+            self._users.refresh()
+        if self._tls is not None:
+            access.tls_context(self._listen)  # a key that does not fit must not get into ours
+            access.load_certificate(self._tls, self._listen)
+
+    async def drain(self, grace_s: float = DRAIN_GRACE_S, keep: Keep | None = None) -> None:
+        """Stop accepting, answer what is under way, end what is between messages.
+
+        ``keep`` is given the connections that another process can go on with; without it
+        they are closed. Returns when no connection is left, at the latest after ``grace_s``
+        (then the rest is cut) and a little more. After it, everything answered with 250 is
+        in the spool.
         """
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
+        self._accepting.clear()
         _close(self._sockets)
+        self._hand_over_waiting(keep)
         for connection in tuple(self._connections):
-            connection.drain()
+            connection.drain(keep)
         if await self._wait_all_gone(grace_s):
             return
         log.warning("clients cut at the end of the drain", extra={"clients": self.connections})
         for connection in tuple(self._connections):
             connection.abort()
         await self._wait_all_gone(ABORT_GRACE_S)
+
+    def _hand_over_waiting(self, keep: Keep | None) -> None:
+        """Clients that were accepted and found no slot: nothing was said yet."""
+        for one in self._waiting:
+            if keep is not None:
+                keep(handover.let_go(one.fileno(), handover.Standing(is_greeted=False)))
+            one.close()
+        self._waiting.clear()
 
     async def _wait_all_gone(self, limit_s: float) -> bool:
         try:
@@ -159,38 +190,77 @@ class Listener:
             return False
         return True
 
-    async def _accept(self, door: socket.socket, house: House, slots: asyncio.Semaphore) -> None:
+    async def _accept(self, door: socket.socket, house: House) -> None:
         """Open one connection after the other.
 
-        While all slots are taken, one client waits here and the others in the backlog.
+        While friends have all the slots, one client waits here and the others in the backlog.
         """
         while True:
             accepted: socket.socket | None = None
             try:
-                accepted, _ = await asyncio.get_running_loop().sock_accept(door)
-                await slots.acquire()
-                await self._open(accepted, house, slots)
-            except asyncio.CancelledError:
-                _close([accepted] if accepted else [])
-                raise
+                # Not sock_accept: cancelled at the wrong moment, it loses the client it has.
+                await _readable(door)
+                accepted, _ = door.accept()
+                accepted.settimeout(0)
+                await self._seat(accepted, house)
+            except BlockingIOError:
+                continue  # it went away again
             except Exception:  # the one of this loop; mostly no file descriptors are left
                 log.exception("connection not accepted")
                 self._observer.failed("listener")
                 _close([accepted] if accepted else [])
                 await self._clock.sleep(ACCEPT_RETRY_S)
 
-    async def _open(self, accepted: socket.socket, house: House, slots: asyncio.Semaphore) -> None:
+    async def _seat(self, accepted: socket.socket, house: House) -> None:
+        """Open the connection once there is a slot; cancelled before that, ``drain`` has it."""
+        try:
+            await house.slots.take()
+        except asyncio.CancelledError:
+            self._waiting.append(accepted)
+            raise
+        # From here on it is a connection, which ``drain`` must find among the others.
+        opening = asyncio.ensure_future(self._open(accepted, house))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])
+            raise
+
+    async def _adopt(self, house: House) -> None:
+        """Go on with the connections of the relay before this one, ahead of any new client."""
+        for one in self._resting:
+            if house.slots.are_taken:
+                log.warning("connection not taken over: listen.connections_max is lower now")
+                one.socket.close()
+                continue
+            await house.slots.take()
+            try:
+                await self._open(one.socket, house, one.standing)
+            except OSError as error:  # the client has gone meanwhile
+                log.info("connection not taken over", extra={"error": str(error)})
+                one.socket.close()
+        if self._resting:
+            handover.taken()
+            log.info("connections taken over", extra={"clients": self.connections})
+        self._resting.clear()
+
+    async def _open(
+        self,
+        accepted: socket.socket,
+        house: House,
+        standing: Standing | None = None,
+    ) -> None:
         def ended(connection: Connection) -> None:
-            slots.release()
+            house.slots.leave(connection)
             self._connections.discard(connection)
             self._observer.connection(-1)
             if not self._connections:
                 self._all_gone.set()
 
         try:
-            client = Client(house, ended)
+            client = Client(house, ended, standing)
         except BaseException:
-            slots.release()
+            house.slots.give_back()
             raise
         self._connections.add(client)
         self._all_gone.clear()
@@ -200,6 +270,24 @@ class Listener:
         except BaseException:
             client.give_up()
             raise
+        if client in self._connections:
+            house.slots.seat(client, client.stranger_from())
+
+
+async def _readable(door: socket.socket) -> None:
+    """Return when a client waits in the backlog."""
+    loop = asyncio.get_running_loop()
+    found = loop.create_future()
+
+    def come() -> None:
+        if not found.done():
+            found.set_result(None)
+
+    loop.add_reader(door, come)
+    try:
+        await found
+    finally:
+        loop.remove_reader(door)
 
 
 def _close(sockets: Iterable[socket.socket]) -> None:

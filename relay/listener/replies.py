@@ -78,6 +78,10 @@ AUTH_CRAM_WRONG = (
     b"535 5.7.8 Wrong user name or password, or the user was made without --cram: choose LOGIN"
     b" in Listmonk's SMTP settings, or run: relay user add --cram NAME"
 )
+AUTH_TOO_OFTEN = (
+    b"421 4.7.0 Too many wrong logins on one connection; correct the user name and password"
+    b" in Listmonk's SMTP settings"
+)
 AUTH_CALLED_OFF = b"501 5.7.0 Authentication called off"
 AUTH_NOT_BASE64 = b"501 5.5.2 That is not base64"
 AUTH_MALFORMED = b"501 5.5.2 That is not what the mechanism asks for"

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay import private
 from relay.errors import ConfigError, ConfigErrors
-from relay.systemd import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEY = "listen.users_file"
+_WANTED = 'a readable file, as "relay user add" makes it'
+
+FILE_BYTES_MAX = 4 << 20
+"""Some 30,000 users; more is the wrong file."""
 
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 16_384, 8, 1
 """16 MiB and some 50 ms a check: RFC 7914 §2's interactive login."""
@@ -201,19 +205,18 @@ class Users:
 
     def _stat(self) -> tuple[int, ...]:
         found = self._path.stat()
-        return (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
+        return (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode, found.st_uid)
 
     def _read(self) -> None:
         try:
             stamp = self._stat()
-            text = self._path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            wanted = 'a readable file, as "relay user add" makes it'
-            raise ConfigError(_KEY, f"{self._path}: {reason}", wanted) from error
-        if not is_private(self._path, stamp[-1]):
-            found = f"{self._path} with mode {stamp[-1] & 0o777:04o}"
-            raise ConfigError(_KEY, found, f"mode 0600: run chmod 600 {self._path}")
+            text = private.read(self._path, _KEY, FILE_BYTES_MAX).decode()
+        except OSError as error:
+            found = f"{self._path}: {error.strerror or error}"
+            raise ConfigError(_KEY, found, _WANTED) from error
+        except UnicodeDecodeError:
+            # Not chained: that exception's text quotes the file.
+            raise ConfigError(_KEY, f"{self._path}: not UTF-8", _WANTED) from None
         self._entries = parse(text)
         self._stamp = stamp
 

@@ -148,3 +148,15 @@ def _in_the_way(one: Found, holds: Holds) -> list[Hold]:
     if one.status == State.PARKED.name.lower():
         keys |= {sandbox_key(one.upstream), in_doubt_key(one.upstream)}
     return [hold for hold in holds.all() if hold.key in keys]
+
+
+def in_words(figures: Figures) -> str:
+    """One line for ``systemctl status``: is mail taken, does it go out, how much waits."""
+    stalled_s = figures.room.stalled_s
+    taking = f"stalled for {stalled_s:.0f} s: no room in the spool" if stalled_s else "taking mail"
+    rate_per_s = sum(one.sent_per_s for one in figures.upstreams)
+    waiting = sum(one.waiting for one in figures.streams)
+    parked = sum(one.parked for one in figures.streams)
+    sending = "sending is paused" if figures.paused else f"sending {rate_per_s:.1f}/s"
+    held = f", {parked} held ({', '.join(sorted({one.key for one in figures.holds}))})"
+    return f"{taking}; {sending}; {waiting} waiting{held if parked or figures.holds else ''}"

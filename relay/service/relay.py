@@ -1,11 +1,12 @@
 """The relay as one running thing: every room built once, started, drained, stopped.
 
-Order of life: spool, then dispatchers, then the doors to the outside, then ``READY=1``; and
-the other way round at the end: the listener first (what is past DATA is committed and
-answered), then the dispatchers (what is under way is settled; that can take minutes, so the
-dashboard and the control socket stay open for it), last the spool. A failure of any task ends
-the whole: systemd starts it again, and nothing that was answered with 250 depends on what was
-in memory.
+Order of life: spool, then dispatchers, then the doors to the outside, then ``READY=1``. At the
+end first the dispatchers: they send nothing new and wait for the answers to what is under way,
+which can take minutes, and for all that time mail is still taken, since Listmonk loses what
+nobody takes. Then the listener: what is past DATA is committed and answered, and connections
+between messages go to systemd for the next relay (``listener.handover``), so that Listmonk
+waits for no more than a start. Last the spool. A failure of any task ends the whole: systemd
+starts it again, and nothing that was answered with 250 depends on what was in memory.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from relay.breaker import Hold, Holds, Source, in_doubt_key
 from relay.control import ControlServer, socket_path
 from relay.dashboard import DashboardServer, read_token
 from relay.dispatcher import IN_DOUBT_REASON
-from relay.errors import SpoolError
+from relay.errors import ConfigError, SpoolError
 from relay.figures import Figures
-from relay.listener import Listener, by_domain, users_of
+from relay.listener import Listener, Resting, by_domain, store, users_of
 from relay.metrics import Metrics
 from relay.service.branch import Branch, Shared
-from relay.service.figures import holds_of, is_paused, room_of, streams_of, upstream_of
+from relay.service.figures import holds_of, in_words, is_paused, room_of, streams_of, upstream_of
+from relay.service.inheritance import NOTHING, Inheritance
 from relay.service.rates import Rates
 from relay.service.steering import Steering
 from relay.spool import State
@@ -43,7 +45,10 @@ _log = logging.getLogger(__name__)
 SAVE_S = 60.0
 """How often what was learned is written down; a crash forgets at most this much."""
 DRAIN_GRACE_S = 30.0
-"""Time for clients in mid-message when the relay ends because something failed."""
+"""Time for clients in mid-message at the end. With ``dot_timeout_s`` and ``ANSWER_MARGIN_S``
+it must fit into systemd's TimeoutStopSec."""
+ANSWER_MARGIN_S = 10.0
+"""For an answer that comes in the last moment to be written down."""
 CLOCK_S = 10.0
 """How often the wall clock is compared with the monotonic one."""
 _STILL_TO_GO = frozenset({State.WAITING, State.PARKED})
@@ -63,6 +68,7 @@ class Relay:
         passwords: Mapping[str, str],
         *,
         paused: bool = False,
+        inheritance: Inheritance = NOTHING,
     ) -> None:
         """With ``paused``, nothing leaves until an operator resumes."""
         self._paused = paused
@@ -89,6 +95,8 @@ class Relay:
             clock=clock,
             upstream_of=by_domain(config.upstreams),
             observer=self.metrics,
+            sockets=inheritance.doors,
+            resting=inheritance.resting,
         )
         self.dashboard = self._make_dashboard()
         self._steering = self._make_steering()
@@ -99,6 +107,7 @@ class Relay:
         )
         self._draining = asyncio.Event()
         self._draining_since: float | None = None
+        self._told = ""
         self.ready = asyncio.Event()
         """Set once mail is taken."""
 
@@ -132,6 +141,23 @@ class Relay:
         if self._draining_since is None:
             self._draining_since = self._clock.monotonic()
         self._draining.set()
+
+    def reload(self) -> None:
+        """Take users and certificate from their files again; the rest needs a restart.
+
+        SIGHUP: a certificate that was renewed comes into use without one connection lost.
+        """
+        if not self.ready.is_set() or self._draining.is_set():
+            return
+        microseconds = str(int(self._clock.monotonic() * 1_000_000))
+        systemd.notify(RELOADING="1", MONOTONIC_USEC=microseconds, STATUS="reading files again")
+        try:
+            self.listener.reread()
+        except ConfigError as error:
+            _log.error("certificate not reloaded, the old one stays", extra={"error": str(error)})
+        else:
+            _log.info("users and certificate reloaded; other changes need a restart")
+        systemd.notify(READY="1", STATUS=self._doing())
 
     async def run(self) -> None:
         """Take mail and hand it on until drained.
@@ -235,17 +261,31 @@ class Relay:
         )
 
     async def _finish(self, branches: Iterable[asyncio.Task[None]]) -> None:
-        """Answer what is past DATA, settle what was sent; send nothing more."""
-        systemd.notify(STOPPING="1", STATUS="finishing what is under way")
+        """Settle what was sent and send nothing more; then take nothing more."""
+        systemd.notify(STOPPING="1", STATUS="waiting for the answers to what is under way")
         _log.info("relay stopping")
-        await self.listener.drain()
         for branch in self._branches.values():
             branch.dispatcher.drain()
+        await asyncio.wait(branches, timeout=self._answers_max_s)
+        await self._end_intake(DRAIN_GRACE_S)
         await asyncio.wait(branches)
+
+    @property
+    def _answers_max_s(self) -> float:
+        """After it no answer can be expected: something else, such as the spool, is in the way."""
+        return max(one.dot_timeout_s for one in self._config.upstreams) + ANSWER_MARGIN_S
+
+    async def _end_intake(self, grace_s: float) -> None:
+        """Take no more, and give idle connections to the next relay."""
+        resting: list[Resting] = []
+        await self.listener.drain(grace_s, resting.append if systemd.is_present() else None)
+        if resting:
+            told = await asyncio.to_thread(store, resting)
+            _log.info("connections handed over", extra={"clients": len(resting), "told": told})
 
     async def _close_doors(self) -> None:
         """Close what is still open: at once if the end was wished for, politely after a failure."""
-        await self.listener.drain(0.0 if self._draining.is_set() else DRAIN_GRACE_S)
+        await self._end_intake(0.0 if self._draining.is_set() else DRAIN_GRACE_S)
         await self.dashboard.stop()
         await self._control.stop()
 
@@ -257,12 +297,19 @@ class Relay:
                 branch.dispatcher.arrived(mine)
 
     def _doing(self) -> str:
-        return "taking mail, sending is paused" if self.figures().paused else "taking mail"
+        return in_words(self.figures())
+
+    def _tell_doing(self) -> None:
+        """Keep the line of ``systemctl status`` up to date."""
+        if self.ready.is_set() and not self._draining.is_set():
+            doing = self._doing()
+            if doing != self._told:
+                systemd.notify(STATUS=doing)
+            self._told = doing
 
     def _steered(self) -> None:
         """An operator has held or released something."""
-        if self.ready.is_set() and not self._draining.is_set():
-            systemd.notify(STATUS=self._doing())
+        self._tell_doing()
         self._reread()
 
     def _reread(self) -> None:
@@ -297,6 +344,7 @@ class Relay:
         offset = self._clock.wall_ms() - self._clock.monotonic() * 1000
         while True:
             await self._clock.sleep(CLOCK_S)
+            self._tell_doing()
             now_ms = self._clock.wall_ms()
             step_ms = now_ms - self._clock.monotonic() * 1000 - offset
             offset += step_ms

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.clock import SystemClock
 from relay.loops import loop_factory
-from relay.service import logs, sandbox
+from relay.service import inheritance, logs, sandbox
 from relay.service.relay import Relay
 from relay.spool import Spool
 from relay.upstream import find_password
@@ -36,6 +37,8 @@ def serve(config: Config, *, with_twin: bool = False, paused: bool = False) -> N
     Ctrl-C.
     """
     logs.setup(config.log)
+    # Its default is to end the process: not while the spool is opened, either.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             if with_twin:
@@ -71,10 +74,15 @@ async def _serve(config: Config, passwords: Mapping[str, str], *, paused: bool) 
     clock = SystemClock()
     spool = await Spool.open(Path(config.spool.path), config.spool, clock=clock, create=True)
     try:
-        relay = Relay(config, spool, clock, passwords, paused=paused)
+        relay = Relay(
+            config, spool, clock, passwords, paused=paused, inheritance=inheritance.claim()
+        )
         loop = asyncio.get_running_loop()
         running = asyncio.ensure_future(relay.run())
         loop.add_signal_handler(signal.SIGTERM, relay.drain)
+        # A terminal that is closed sends it, too: nobody would see the relay again.
+        hung_up = relay.drain if sys.stdin is not None and sys.stdin.isatty() else relay.reload
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
         loop.add_signal_handler(signal.SIGINT, _on_interrupt, relay, running, clock)
         try:
             await running

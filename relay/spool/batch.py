@@ -16,11 +16,11 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from relay.errors import SpoolError
-from relay.spool.failures import is_full, is_stuck, translated
+from relay.spool.failures import is_damage, is_full, is_stuck, translated
 from relay.spool.place import beside
 from relay.spool.room import file_bytes, measure
 from relay.spool.transaction import WRITE, Streams, Transaction
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.envelope import Envelope
+    from relay.spool.presence import Presence
     from relay.spool.room import Ballast, Limits, Usage
     from relay.spool.stamps import Place
 
@@ -78,8 +79,9 @@ class Batch:
 class Report:
     """What became of a batch: ``results`` in the place of calls, each a value or a failure.
 
-    ``waiting`` are appends that found no room, for the ``wall``'s reason. ``surprised``: the
-    batch as a whole failed though the spool can write; somebody counts that.
+    ``waiting`` are appends that found no room, for the ``wall``'s reason. ``astray``: files are
+    not where they were, so that no append was tried. ``damage``: SQLite met a bad page.
+    ``surprised``: the batch as a whole failed though the spool can write; somebody counts that.
     """
 
     results: list[tuple[Call, object]] = field(default_factory=list)
@@ -88,6 +90,8 @@ class Report:
     waiting: list[Append] = field(default_factory=list)
     depth: Counter[DepthKey] = field(default_factory=Counter)
     wall: str = ""
+    astray: str = ""
+    damage: str = ""
     surprised: bool = False
     usage: Usage | None = None
     seconds: float = 0.0
@@ -96,19 +100,27 @@ class Report:
 class Scribe:
     """Writes batches to one connection."""
 
-    def __init__(self, path: Path, limits: Limits, ballast: Ballast) -> None:
+    def __init__(self, path: Path, limits: Limits, ballast: Ballast, presence: Presence) -> None:
         self._path, self._limits, self._ballast = path, limits, ballast
+        self._presence = presence
         self._streams = Streams()
 
     def write(self, db: sqlite3.Connection, batch: Batch) -> Report:
         """Write all that can be written; raises nothing that a job could cause."""
         started = time.perf_counter()
-        report = Report()
+        report = Report(astray=self._presence.trouble())
+        if report.astray:
+            # P1: what is written now is gone with the process.
+            report.waiting += batch.appends
+            batch = replace(batch, appends=())
         self._calm_log(db)
         try:
             self._commit(db, batch, batch.calls, batch.appends, report)
         except Exception as error:
             self._recover(db, batch, error, report)
+        if report.astray:
+            # If only the log is gone, what is copied to the file lasts all the same.
+            checkpoint(db)
         if batch.measured or report.wall:
             report.usage = self._measure(db)
         report.seconds = time.perf_counter() - started
@@ -146,7 +158,7 @@ class Scribe:
             report.surprised = True
             self._one_by_one(db, batch, report)
             return
-        report.wall = str(translated(error, self._path))
+        report.wall = str(self._failure(error, report))
         report.waiting += batch.appends
         if batch.calls:
             self._settle_all_the_same(db, batch, report)
@@ -158,9 +170,10 @@ class Scribe:
         except Exception as error:
             if self._release_ballast(error):
                 self._settle_all_the_same(db, batch, report)
-            elif is_stuck(error) and not is_full(error, self._path):
-                # Each further try may wait for a lock or a dying disk.
-                report.results += [(call, self._failure(error)) for call in batch.calls]
+            elif is_stuck(error) and not (is_full(error, self._path) or is_damage(error)):
+                # Each further try may wait for a lock or a dying disk. (A bad page is not in
+                # everybody's way.)
+                report.results += [(call, self._failure(error, report)) for call in batch.calls]
             else:
                 self._one_by_one(db, batch, report)
 
@@ -176,7 +189,7 @@ class Scribe:
             try:
                 self._commit(db, batch, (call,), (), report)
             except Exception as error:
-                report.results.append((call, self._failure(error)))
+                report.results.append((call, self._failure(error, report)))
         for append in batch.appends if not report.wall else ():
             self._append_alone(db, batch, append, report)
 
@@ -189,15 +202,17 @@ class Scribe:
         try:
             self._commit(db, batch, (), (append,), report)
         except Exception as error:
-            failure = self._failure(error)
+            failure = self._failure(error, report)
             if is_stuck(error):
                 report.wall = str(failure)
                 report.waiting.append(append)
             else:
                 report.refused.append((append, failure))
 
-    def _failure(self, error: Exception) -> SpoolError:
+    def _failure(self, error: Exception, report: Report) -> SpoolError:
         failure = translated(error, self._path)
+        if is_damage(error):
+            report.damage = str(failure)
         failure.__cause__ = error if failure is not error else None
         return failure
 

@@ -6,7 +6,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from relay.errors import SpoolBroken, SpoolBusy, SpoolError, SpoolFull
+from relay.errors import SpoolBroken, SpoolBusy, SpoolDamaged, SpoolError, SpoolFull
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,8 @@ _UNUSABLE: Final = "{path} cannot be used ({error}); look at the disk and at the
 _WORDS: Final[dict[int, tuple[type[SpoolError], str]]] = {
     _BUSY: (SpoolBusy, _LOCKED_BY),
     _LOCKED: (SpoolBusy, _LOCKED_BY),
-    _CORRUPT: (SpoolBroken, _DAMAGED),
-    _NOTADB: (SpoolBroken, _DAMAGED),
+    _CORRUPT: (SpoolDamaged, _DAMAGED),
+    _NOTADB: (SpoolDamaged, _DAMAGED),
     _READONLY: (SpoolBroken, "{path} cannot be written ({error}); look at its mode and mount"),
     _NOMEM: (SpoolBroken, "there is no memory left for {path} ({error})"),
     _IOERR: (SpoolBroken, _UNUSABLE),
@@ -59,6 +59,11 @@ def is_stuck(error: BaseException) -> bool:
     return code(error) in _STUCK
 
 
+def is_damage(error: BaseException | None) -> bool:
+    """Whether SQLite has met a page that makes no sense."""
+    return error is not None and code(error) in (_CORRUPT, _NOTADB)
+
+
 def is_full(error: BaseException, path: Path) -> bool:
     """Whether the error means that the disk is full."""
     if code(error) == _FULL:
@@ -72,7 +77,7 @@ def is_full(error: BaseException, path: Path) -> bool:
     return disk.f_bavail * disk.f_frsize < FULL_BELOW_BYTES
 
 
-def translated(error: Exception, path: Path) -> SpoolError:
+def translated(error: BaseException, path: Path) -> SpoolError:
     """The failure to raise in the place of ``error``."""
     if isinstance(error, SpoolError):
         return error

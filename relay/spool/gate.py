@@ -5,12 +5,16 @@ in until the limit itself (``admits``). When room comes back it must be ``RETURN
 margins before mail is invited again, so that a full spool does not blink with each mail
 that leaves. If SQLite hit the wall although there seemed to be room, what waits is tried
 again one by one (``open_trial``) until one passes.
+
+A *bar* is another matter than room: the files are not where they were, or one is damaged.
+While there is one nothing is let in, nor tried.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -28,6 +32,15 @@ RETURN_FACTOR: Final = 4
 """A quarter of ``free_min``: at some hundred mails a second that is seconds, not blinks."""
 
 
+class Bar(Enum):
+    """Why nothing may be written for good, whatever room there is."""
+
+    FILES = "the files are not where they were"
+    """Until they are again."""
+    DAMAGE = "a file is damaged"
+    """Until the next start, which reads it anew."""
+
+
 class Gate:
     """Open while there is room. Used on the event loop only."""
 
@@ -36,6 +49,7 @@ class Gate:
         self.stalled_since: float | None = None
         self._limits, self._clock = limits, clock
         self._walled = self._trial = False
+        self._bars: dict[Bar, str] = {}
         self._open = asyncio.Event()
         self._open.set()
         self.measured(room)
@@ -54,7 +68,7 @@ class Gate:
         """Whether an append of that size may be written now."""
         slack = self.room.slack_bytes
         fits = slack > 0 and WRITE_FACTOR * size_bytes <= self.room.free_bytes
-        return fits and (not self._walled or self._trial)
+        return fits and not self._bars and (not self._walled or self._trial)
 
     async def wait(self) -> None:
         """Return once there is room."""
@@ -64,7 +78,8 @@ class Gate:
         """Take a new look at the room for the truth."""
         self.room = room
         needed = self._limits.margin_bytes * (1 if self.has_room else RETURN_FACTOR)
-        self._turn(is_open=room.slack_bytes > needed and not self._walled)
+        is_free = not self._walled and not self._bars
+        self._turn(is_open=room.slack_bytes > needed and is_free)
 
     def hit_wall(self, reason: str) -> None:
         """A write failed for want of room, or because the file cannot be written at all."""
@@ -72,6 +87,21 @@ class Gate:
             log.error("spool cannot be written", extra={"reason": reason})
         self._walled, self._trial = True, False
         self._turn(is_open=False)
+
+    def bar(self, bar: Bar, reason: str) -> None:
+        """Let nothing in for this reason; "" takes the bar away."""
+        if reason and bar not in self._bars:
+            log.error("spool takes no mail", extra={"reason": reason})
+        if not reason and self._bars.pop(bar, ""):
+            log.warning("spool may take mail again", extra={"mended": bar.value})
+        if reason:
+            self._bars[bar] = reason
+        self.measured(self.room)
+
+    @property
+    def barred(self) -> str:
+        """Why nothing is let in whatever room there is, "" if nothing of the kind."""
+        return next(iter(self._bars.values()), "")
 
     def open_trial(self, *, anyone_waits: bool) -> None:
         """Let one append try its luck, or forget the wall if nobody is there to try."""

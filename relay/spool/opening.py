@@ -15,6 +15,7 @@ from relay.spool.batch import Scribe
 from relay.spool.connection import Connection, run
 from relay.spool.gate import Gate
 from relay.spool.migrations import migrate
+from relay.spool.presence import Presence
 from relay.spool.room import Ballast, Limits, disk_for_mail, disk_size, judge, measure
 from relay.spool.stamps import Stamps
 from relay.spool.transaction import WRITE
@@ -43,6 +44,7 @@ class Parts:
     gate: Gate
     stamps: Stamps
     ids: IdSource
+    presence: Presence
 
 
 async def open_parts(
@@ -65,7 +67,9 @@ async def open_parts(
     reader, aside = await _reader(stack, path), await _reader(stack, path)
     usage = await run(connection, path, partial(_stand_ballast, path, limits, ballast))
     gate, stamps = Gate(limits, judge(usage, limits), clock), Stamps()
-    writer = Writer(connection, Scribe(path, limits, ballast), limits, gate, stamps, clock)
+    presence = Presence(path)
+    scribe = Scribe(path, limits, ballast, presence)
+    writer = Writer(connection, scribe, limits, gate, stamps, clock)
     writer.depth = await run(reader, path, reading.depth)
     upkeep = Upkeep(
         path=path,
@@ -74,13 +78,21 @@ async def open_parts(
         ballast=ballast,
         writer=writer,
         gate=gate,
+        presence=presence,
         clock=clock,
         connection=aside,
         oldest=await run(aside, path, reading.oldest),
     )
     ids = IdSource(await run(reader, path, reading.last_id))
     return Parts(
-        path=path, writer=writer, reader=reader, upkeep=upkeep, gate=gate, stamps=stamps, ids=ids
+        path=path,
+        writer=writer,
+        reader=reader,
+        upkeep=upkeep,
+        gate=gate,
+        stamps=stamps,
+        ids=ids,
+        presence=presence,
     )
 
 
@@ -88,6 +100,7 @@ def _own(stack: AsyncExitStack, path: Path, *, create: bool) -> None:
     """Check the place, take the lock, and see that there is a file."""
     try:
         place.check(path, create=create)
+        place.check_owners(path)
         with place.private_files():
             stack.callback(place.Lock.take(path).close)
             place.prepare(path)

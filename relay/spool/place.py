@@ -5,13 +5,23 @@ Caveats", sqlite.org/useovernet.html), so a network file system is refused by it
 Ownership is a ``flock`` on a file of its own: were it on the database, closing that
 descriptor would drop SQLite's own POSIX locks ("How To Corrupt An SQLite Database File",
 section 2.2). For the same reason nothing here ever opens the database once SQLite has.
+
+The files hold other people's mail and addresses, so they are for the relay's user alone. Modes
+are put right, with a warning: what was read cannot be taken back, and a relay that does not
+start loses mail. Refused is what no chmod mends: a file of another user, who can change it at
+any time, and a link. A link would be written through, to a file that somebody else has chosen;
+and one to the database would leave its lock and log beside the link, so that two relays could
+own one spool. A folder in which everybody may delete gets a warning only: volumes of Docker
+often are like that, with nobody else in the container.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -50,7 +60,11 @@ NETWORK_TYPES: Final = frozenset(
 )
 """Types as the kernel names them in mountinfo; 9p is also how WSL 2 shows Windows drives."""
 
+log = logging.getLogger(__name__)
+
 _MODE: Final = 0o600
+_SUFFIXES: Final = ("", "-wal", "-shm", ".lock", ".ballast")
+"""All files of a spool but its control socket, which is made anew at each start."""
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -96,6 +110,37 @@ def check(path: Path, *, create: bool) -> None:
         )
 
 
+def check_owners(path: Path) -> None:
+    """Make sure that the spool's files are plain ones that nobody else put there.
+
+    Ours are those of root, of whoever runs this, and of the folder's owner: root may look
+    into the spool of a relay that runs as somebody else.
+
+    Raises: SpoolBroken, naming the file and what to do; OSError.
+    """
+    folder = path.parent.stat()
+    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+        log.warning(
+            "spool folder open to all: anybody can delete the spool; chmod o-w it",
+            extra={"folder": str(path.parent)},
+        )
+    ours = {0, os.geteuid(), folder.st_uid}
+    for file in (beside(path, suffix) for suffix in _SUFFIXES):
+        try:
+            found = file.lstat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            raise SpoolBroken(f"{file} is a link; set spool.path to where the file itself is")
+        if not stat.S_ISREG(found.st_mode):
+            raise SpoolBroken(f"{file} is not a plain file; move it away, or change spool.path")
+        if found.st_uid not in ours:
+            raise SpoolBroken(
+                f"{file} belongs to user {found.st_uid}, who could change it at any time;"
+                f" chown it to user {folder.st_uid} if it is the spool, else move it away"
+            )
+
+
 @contextmanager
 def private_files() -> Iterator[None]:
     """While this lasts the process creates files that only its user can read."""
@@ -112,9 +157,17 @@ def prepare(path: Path) -> None:
     if created:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
         sync_folder(path.parent)
-    for file in (path, *(beside(path, suffix) for suffix in ("-wal", "-shm"))):
+    for file in (beside(path, suffix) for suffix in _SUFFIXES):
         if file.exists():
-            file.chmod(_MODE)
+            _close_to_others(file)
+
+
+def _close_to_others(file: Path) -> None:
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if mode & 0o077:
+        log.warning("spool file was open to others", extra={"file": str(file), "mode": f"{mode:o}"})
+    if mode != _MODE:
+        file.chmod(_MODE)
 
 
 def sync_folder(folder: Path) -> None:
@@ -138,9 +191,9 @@ class Lock:
 
         Raises: SpoolBusy if another process does.
         """
-        descriptor = os.open(beside(path, ".lock"), os.O_RDWR | os.O_CREAT, _MODE)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        descriptor = os.open(beside(path, ".lock"), flags, _MODE)
         try:
-            os.fchmod(descriptor, _MODE)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections import Counter
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relay.envelope import Envelope, Recipient, id_value
 from relay.errors import ContentDamaged, SpoolError
 from relay.spool.batch import CODEC
+from relay.spool.failures import is_damage
 from relay.spool.statements import statements
 from relay.spool.words import DepthKey, Due, Found, State
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Iterator, Sequence
 
     from relay.spool.stamps import Place
@@ -29,6 +31,8 @@ READ: Final = statements("read.sql")
 
 FOUND_MAX: Final = 1000
 """Recipients that one search returns, the latest first."""
+
+BAD_PAGE: Final = "it stands on a damaged page"
 
 Row = tuple[object, ...]
 
@@ -48,26 +52,58 @@ class Lane(NamedTuple):
     campaign: str
 
 
-def due(
-    db: sqlite3.Connection, lane: Lane, after: Place, now_ms: int, limit: int
-) -> tuple[list[Due], list[Bad], Place | None]:
+@dataclass(frozen=True, slots=True)
+class DueQuery:
+    """What to read of a stream: what stands beyond a place and is due by now."""
+
+    lane: Lane
+    after: Place
+    now_ms: int
+    limit: int
+
+    @property
+    def values(self) -> dict[str, object]:
+        """As the statements name them."""
+        after_due_at, after_id = self.after
+        place = {"after_due_at": after_due_at, "after_id": after_id}
+        return {**self.lane._asdict(), **place, "now_ms": self.now_ms, "limit": self.limit}
+
+
+def due(db: sqlite3.Connection, query: DueQuery) -> tuple[list[Due], list[Bad], Place | None]:
     """The next due envelopes, those that cannot be read, and the last place of both."""
-    values = {
-        **lane._asdict(),
-        "after_due_at": after[0],
-        "after_id": after[1],
-        "now_ms": now_ms,
-        "limit": limit,
-    }
     good: list[Due] = []
     bad: list[Bad] = []
     place: Place | None = None
-    for envelope_id, due_at, rows in _grouped(db.execute(READ["due"], values)):
+    for envelope_id, due_at, rows in _grouped(db.execute(READ["due"], query.values)):
         place = (due_at, envelope_id)
         try:
-            good.append(Due(_envelope(lane, rows), due_at))
+            good.append(Due(_envelope(query.lane, rows), due_at))
         except ValueError as error:
             bad.append(Bad(envelope_id, str(error)))
+    return good, bad, place
+
+
+def due_one_by_one(
+    db: sqlite3.Connection, query: DueQuery
+) -> tuple[list[Due], list[Bad], Place | None]:
+    """As ``due``, at the cost of a statement each, around damaged pages of the tables.
+
+    The order comes from the index alone; if that is damaged, this fails as ``due`` does.
+    """
+    good: list[Due] = []
+    bad: list[Bad] = []
+    place: Place | None = None
+    for envelope_id, due_at in db.execute(READ["due_ids"], query.values).fetchall():
+        place = (due_at, envelope_id)
+        try:
+            rows = db.execute(READ["due_one"], (query.now_ms, envelope_id)).fetchall()
+            good.append(Due(_envelope(query.lane, rows), due_at))
+        except (ValueError, IndexError) as error:
+            bad.append(Bad(envelope_id, str(error)))
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            bad.append(Bad(envelope_id, BAD_PAGE))
     return good, bad, place
 
 
@@ -164,7 +200,12 @@ def content(db: sqlite3.Connection, content_id: int) -> bytes:
 
     Raises: ContentDamaged if they are not there or not the same.
     """
-    row = db.execute(READ["content"], (content_id,)).fetchone()
+    try:
+        row = db.execute(READ["content"], (content_id,)).fetchone()
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise
+        raise ContentDamaged(f"content {content_id} cannot be read: {BAD_PAGE}") from error
     if row is None:
         raise ContentDamaged(f"content {content_id} is missing from the spool")
     codec, proof, body = row

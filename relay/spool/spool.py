@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from relay.breaker import Hold, Source
 from relay.envelope import id_text
-from relay.errors import SpoolError
+from relay.errors import SpoolDamaged, SpoolError
 from relay.spool import opening, reading, settling
 from relay.spool.connection import run
+from relay.spool.failures import is_damage, translated
+from relay.spool.gate import Bar
 from relay.spool.transaction import WRITE
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from relay.clock import Clock
     from relay.config.schema import Spool as Config
     from relay.envelope import Envelope
+    from relay.spool.connection import Connection
     from relay.spool.settlement import Settlement
     from relay.spool.stamps import Place
     from relay.spool.transaction import Transaction
@@ -46,6 +49,8 @@ log = logging.getLogger(__name__)
 
 STEP_ENVELOPES: Final = 500
 """Envelopes that one transaction moves when a hold is released or due times are clamped."""
+RUINED_MAX: Final = 10_000
+"""Envelopes on damaged pages that are remembered, so that each is told of once."""
 
 
 class Spool:
@@ -56,6 +61,8 @@ class Spool:
         self._stack, self._clock = stack, clock
         self._writer, self._reader, self._upkeep = parts.writer, parts.reader, parts.upkeep
         self._gate, self._stamps, self._ids = parts.gate, parts.stamps, parts.ids
+        self._presence = parts.presence
+        self._ruined: set[int] = set()
 
     @classmethod
     async def open(
@@ -85,8 +92,13 @@ class Spool:
         await self._upkeep.run()
 
     async def close(self) -> None:
-        """Write what is pending, then give the file up. Appends without room are refused."""
+        """Write what is pending, then give the file up. Appends without room are refused.
+
+        If the file is not at its place any more, what it holds is written there first.
+        """
         await self._writer.close()
+        if self._presence.is_moved:
+            await self._reader.run(self._presence.rescue)
         await self._stack.aclose()
 
     # --- who wants to know -------------------------------------------------------------
@@ -129,6 +141,11 @@ class Spool:
     def stalled_since(self) -> float | None:
         """Since when (monotonic seconds) there is no room; None while there is."""
         return self._gate.stalled_since
+
+    @property
+    def barred(self) -> str:
+        """Why no mail is taken whatever room there is, with what to do; "" if nothing is wrong."""
+        return self._gate.barred
 
     def room(self) -> Room:
         """The latest look at the room there is."""
@@ -187,16 +204,24 @@ class Spool:
         self._stamps.begin_read(bound_ms)
         try:
             await self._writer.caught_up(now_ms)
-            work = partial(reading.due, lane=stream, after=after, now_ms=now_ms, limit=limit)
-            good, bad, reached = await self._read(work)
+            query = reading.DueQuery(stream, after, now_ms, limit)
+            try:
+                good, bad, reached = await self._read(partial(reading.due, query=query))
+            except SpoolDamaged:
+                work = partial(reading.due_one_by_one, query=query)
+                good, bad, reached = await self._read(work)
         finally:
             self._stamps.end_read(bound_ms, reached)
         return good, bad, reached
 
     async def _quarantine_unread(self, envelope_id: int, lane: str, reason: str) -> None:
+        if envelope_id in self._ruined:
+            return
         try:
             await self.quarantine(envelope_id, reason)
         except SpoolError as error:  # The rest of the lane must not wait for this one.
+            if isinstance(error, SpoolDamaged) and len(self._ruined) < RUINED_MAX:
+                self._ruined.add(envelope_id)
             facts = {"envelope": id_text(envelope_id), "lane": lane, "reason": reason}
             log.warning("envelope not quarantined", exc_info=error, extra=facts)
 
@@ -356,8 +381,17 @@ class Spool:
         return await self._writer.call(work)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await run(self._reader, self.path, work)
+        return await self._run(self._reader, work)
 
     async def _search(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Read what takes long beside upkeep, so that no lane waits for it."""
-        return await run(self._upkeep.connection, self.path, work)
+        return await self._run(self._upkeep.connection, work)
+
+    async def _run(self, connection: Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await run(connection, self.path, work)
+        except SpoolError as error:
+            if isinstance(error, SpoolDamaged) or is_damage(error.__cause__):
+                # P1: no 250 for what would be written into a broken file.
+                self._gate.bar(Bar.DAMAGE, str(translated(error.__cause__ or error, self.path)))
+            raise

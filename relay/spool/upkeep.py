@@ -2,8 +2,8 @@
 
 * Checkpoints: committed pages are copied from the log to the file in a connection of
   their own. Only the last step, between two batches, is the writer's (``batch``).
-* The watch, once a second: is there room, does the ballast stand, may what hit the wall
-  try again, does the disk need free pages back.
+* The watch, once a second: are the files where they were, is there room, does the ballast
+  stand, may what hit the wall try again, does the disk need free pages back.
 * Retention: dead mail and old outcomes go in small steps. Nothing goes in the first ten
   minutes, nor within ten minutes of a jump of the clock (design 5, Clocks).
 * The age of the oldest mail is looked up every ten seconds, for people to look at.
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 from relay.errors import SpoolError
 from relay.spool import reading, settling
 from relay.spool.batch import checkpoint
+from relay.spool.failures import is_damage, translated
+from relay.spool.gate import Bar
 from relay.spool.room import disk_for_mail, judge, measure
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from relay.config.schema import Spool as Config
     from relay.spool.connection import Connection
     from relay.spool.gate import Gate
+    from relay.spool.presence import Presence
     from relay.spool.room import Ballast, Limits, Usage
     from relay.spool.transaction import Transaction
     from relay.spool.writer import Writer
@@ -75,6 +78,7 @@ class Upkeep:
     ballast: Ballast
     writer: Writer
     gate: Gate
+    presence: Presence
     clock: Clock
     connection: Connection
     oldest: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
@@ -95,6 +99,8 @@ class Upkeep:
             except Exception as error:
                 log.warning("spool upkeep failed", exc_info=error)
                 self.writer.on_failure("spool")
+                if is_damage(error):
+                    self.gate.bar(Bar.DAMAGE, str(translated(error, self.path)))
 
     async def _checkpoint(self) -> None:
         await self.writer.checkpoint_wanted.wait()
@@ -106,6 +112,12 @@ class Upkeep:
         before = self.writer.unsaved_bytes
         await self.clock.sleep(WATCH_S)
         is_idle = self.writer.is_idle and self.writer.unsaved_bytes == before
+        astray = self.presence.trouble()
+        self.gate.bar(Bar.FILES, astray)
+        if astray:
+            # If only the log is gone, what is copied to the file lasts all the same.
+            await self.connection.run(checkpoint)
+            return
         usage = await self.connection.run(partial(measure, path=self.path))
         await self._stand_ballast(usage)
         room = judge(usage, self.limits)

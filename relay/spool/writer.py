@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from relay.errors import SpoolBroken, SpoolError, SpoolFull
 from relay.spool.batch import Append, Batch, Call, Report, Scribe
+from relay.spool.gate import Bar
 from relay.spool.room import judge
 from relay.spool.words import DepthKey, Due
 
@@ -257,6 +258,10 @@ class Writer:
             self._gate.hit_wall(report.wall)
         elif report.kept:
             self._gate.passed()
+        if report.astray:
+            self._gate.bar(Bar.FILES, report.astray)
+        if report.damage:
+            self._gate.bar(Bar.DAMAGE, report.damage)
         if report.usage is not None:
             self._gate.measured(judge(report.usage, self._limits))
             if not report.wall:

@@ -5,7 +5,11 @@ than a reason to look further (a silent fall-through would log in with an old pa
 
 1. ``upstream.password_file``: what the operator wrote for this very upstream;
 2. ``$CREDENTIALS_DIRECTORY/ses-password``: a systemd credential (``LoadCredential=``);
-3. ``$RELAY_SES_PASSWORD``: the environment, readable by anyone who may see the process.
+3. ``$RELAY_SES_PASSWORD``: the environment, which only root and the relay's own user can read
+   (``/proc/PID/environ`` has mode 0400, proc(5): *documented*); but children inherit it, and
+   ``systemctl show`` tells it to everyone if it was set by ``Environment=`` in a unit.
+
+Files must be for the relay's eyes only (``relay.private``).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay import private
 from relay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,29 +48,25 @@ def find_password(upstream: config.Upstream, environment: Mapping[str, str]) -> 
     if not upstream.username:
         return ""
     if upstream.password_file:
-        return _read(Path(upstream.password_file))
+        return _read(Path(upstream.password_file), environment)
     folder = environment.get("CREDENTIALS_DIRECTORY", "")
     if folder and (credential := Path(folder) / CREDENTIAL).exists():
-        return _read(credential)
+        return _read(credential, environment)
     password = environment.get(VARIABLE, "")
     if not password:
         raise ConfigError(KEY, "no password anywhere", _WANTED)
     return password
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, environment: Mapping[str, str]) -> str:
     """The one line in the file at ``path``; errors name the path, never what is in it."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(PASSWORD_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(KEY, f"{path}: {error.strerror}", "a file the relay can read") from error
+    raw = private.read(path, KEY, PASSWORD_BYTES_MAX, environment=environment)
     try:
         password = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         # Not chained: that exception's text quotes the file.
         raise ConfigError(KEY, f"{path}: not UTF-8 text", "a file with one line") from None
-    if not password or "\n" in password or len(raw) > PASSWORD_BYTES_MAX:
-        found = f"{path}: empty, too long or several lines"
+    if not password or "\n" in password:
+        found = f"{path}: empty, or several lines"
         raise ConfigError(KEY, found, "a file with the password on one line")
     return password

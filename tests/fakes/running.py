@@ -10,14 +10,15 @@ import socket
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relay.twin import NO_LATENCY, Twin, TwinConfig, certificate_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
 """How long a test waits for something that must come, on a machine that is busy."""
 
@@ -31,7 +32,7 @@ free_min_bytes = {free_min}
 [dashboard]
 port = {http}
 [[upstream]]
-host = "127.0.0.1"
+host = "{host}"
 port = {twin}
 tls = "starttls"
 ca_file = "{ca}"
@@ -55,6 +56,10 @@ class RunningRelay:
     log_level: str = "info"
     words: tuple[str, ...] = ()
     """Further words on the command line of ``relay serve``."""
+    program: tuple[str, ...] = ("-m", "relay")
+    """What Python is to run; a test may put a module of its own in front."""
+    host: str = "127.0.0.1"
+    """Where the relay looks for the twin."""
     smtp_port: int = 0
     http_port: int = 0
     _running: asyncio.subprocess.Process | None = field(default=None, init=False)
@@ -70,6 +75,11 @@ class RunningRelay:
 
     async def start(self) -> None:
         """Return once it takes mail. The ports stay the same from one start to the next."""
+        await self.spawn()
+        await self._until_started()
+
+    async def spawn(self) -> None:
+        """Start it, and wait for nothing."""
         if not self.smtp_port:
             self.smtp_port, self.http_port = free_ports(2)
         ca, _ = certificate_files()
@@ -78,6 +88,7 @@ class RunningRelay:
             http=self.http_port,
             spool=self.spool,
             free_min=self.free_min,
+            host=self.host,
             twin=self.twin_port,
             ca=ca,
             listen=self.listen,
@@ -88,8 +99,7 @@ class RunningRelay:
         with (self.folder / "relay.log").open("ab") as log:
             self._running = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "relay",
+                *self.program,
                 "serve",
                 "-c",
                 str(self.folder / "relay.toml"),
@@ -97,8 +107,8 @@ class RunningRelay:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "RELAY_SES_PASSWORD": "sandbox"},
+                cwd=ROOT,
             )
-        await self._until_started()
 
     async def _until_started(self) -> None:
         assert self._running is not None
@@ -130,6 +140,11 @@ class RunningRelay:
         """SIGTERM, and wait for the end; the exit code."""
         assert self._running is not None
         self._running.send_signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        """Wait until it ends by itself; the exit code, or the signal below zero."""
+        assert self._running is not None
         async with asyncio.timeout(PATIENCE_S):
             code = await self._running.wait()
         self._running = None

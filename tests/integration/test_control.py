@@ -7,7 +7,9 @@ import json
 import os
 import socket
 import stat
+import tempfile
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -19,7 +21,6 @@ from relay.errors import RelayError, SpoolBusy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 
 async def echo(request: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +100,61 @@ async def test_only_the_owner_may_connect(tmp_path: Path) -> None:
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
     assert after == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
+async def test_other_users_are_refused_though_the_socket_was_opened_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """403 by the peer's user, whatever the mode of the socket says by now; root may always."""
+    another = 65_534
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders let nobody else in
+        Path(name).chmod(0o777)  # noqa: ASYNC240
+        await ask_as(another, Path(name), caplog)
+
+
+async def ask_as(another: int, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(folder) as path:
+        path.chmod(0o666)
+        link = socket.socket(socket.AF_UNIX)
+        os.seteuid(another)
+        try:
+            link.connect(str(path))
+        finally:
+            os.seteuid(0)
+        reader, writer = await asyncio.open_connection(sock=link)
+        writer.write(b"POST /v1/pause HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+
+        as_root = await post(path, "status", b"{}")
+
+    assert answer.startswith(b"HTTP/1.0 403 ")
+    assert b"only root and user 0 may steer this relay" in answer
+    assert as_root == (200, {"got": {}})
+    [record] = [one for one in caplog.records if "another user" in one.message]
+    assert getattr(record, "user", None) == another
+
+
+async def test_mode_is_right_from_the_first_moment(tmp_path: Path) -> None:
+    """The file never exists with any other: bound under a narrow umask, not changed later."""
+    modes: list[int] = []
+    really_bind = asyncio.get_running_loop().create_unix_server
+
+    async def watch(*args: Any, **more: Any) -> Any:  # noqa: ANN401
+        started = await really_bind(*args, **more)
+        modes.append(stat.S_IMODE(socket_path(tmp_path / "relay.db").stat().st_mode))
+        return started
+
+    before = os.umask(0)
+    try:
+        asyncio.get_running_loop().create_unix_server = watch  # type: ignore[method-assign]
+        async with serving(tmp_path):
+            pass
+    finally:
+        os.umask(before)
+
+    assert modes == [0o600]
 
 
 async def test_socket_of_a_dead_relay_is_replaced(tmp_path: Path) -> None:

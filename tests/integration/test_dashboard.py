@@ -188,11 +188,12 @@ def test_token_is_read_from_a_private_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "wanted"),
     [
-        (b"token\n", 0o640, "mode 0600: chmod it"),
-        (b"token\n", 0o604, "mode 0600: chmod it"),
+        (b"token\n", 0o640, "mode 0600: run chmod 600 {}"),
+        (b"token\n", 0o604, "mode 0600: run chmod 600 {}"),
         (b" \n", 0o600, "a token on one line"),
-        (b"\xff\n", 0o600, "a readable text file"),
-        (None, 0, "a readable text file"),
+        (b"\xff\n", 0o600, "a token on one line"),
+        (b"x" * 5000, 0o600, "a shorter file"),
+        (None, 0, "a file that the relay can read"),
     ],
 )
 def test_token_file_that_will_not_do_is_told(
@@ -207,8 +208,9 @@ def test_token_file_that_will_not_do_is_told(
     with pytest.raises(ConfigError) as told:
         read_token(path)
 
-    assert (told.value.key, told.value.wanted) == ("dashboard.token_file", wanted)
+    assert (told.value.key, told.value.wanted) == ("dashboard.token_file", wanted.format(path))
     assert "token\n" not in str(told.value)
+    assert told.value.__cause__ is None or isinstance(told.value.__cause__, OSError)
 
 
 async def test_port_in_use_is_told_with_its_key() -> None:

@@ -16,8 +16,8 @@ import trustme
 from relay import config
 from relay.clock import SystemClock
 from relay.errors import AddressBusy, ConfigError
-from relay.listener import Listener, Users, client, users
-from tests.fakes.clock import ManualClock
+from relay.guesses import Patience
+from relay.listener import Listener, Users, auth, users
 from tests.fakes.dialogue import MESSAGE, PATIENCE_S, Talk, listening
 from tests.fakes.spool import FakeSpool
 
@@ -33,6 +33,13 @@ WRONG = base64.b64encode(b"\0listmonk\0bad").decode()
 
 def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a wrong login costs is tried in test_listener_logins.py."""
+    for patience in ("FRIENDS", "STRANGERS"):
+        monkeypatch.setattr(auth, patience, Patience(first_s=0, longest_s=0))
 
 
 @pytest.fixture(scope="module")
@@ -202,25 +209,6 @@ async def test_login_is_refused_within_a_transaction(known: Users) -> None:
         )
 
 
-async def test_wrong_login_costs_a_stranger_time(known: Users) -> None:
-    """Two seconds on the listener's clock; whoever may send anyway is told at once."""
-    clock = ManualClock()
-    async with listening(users=known, clock=clock) as house:
-        await house.say(f"C: AUTH PLAIN {WRONG}\nS: 535 *")
-
-    async with listening(users=known, clock=clock, allow_networks=STRANGERS) as house:
-        talk = await house.connect()
-        await talk.say(f"C: AUTH PLAIN {WRONG}")
-        answer = asyncio.create_task(talk.hear())
-        async with asyncio.timeout(PATIENCE_S):
-            while not clock._waiting:  # noqa: ASYNC110 - the thread's end wakes the loop
-                await asyncio.sleep(0.001)
-        await clock.advance(client.WRONG_LOGIN_DELAY_S - 0.1)
-        assert not answer.done()
-        await clock.advance(0.1)
-        assert (await answer).startswith("535 ")
-
-
 async def test_user_added_to_a_running_relay_can_log_in(
     users_file: Path, known: Users, hashed: users.Scrypt
 ) -> None:
@@ -254,7 +242,7 @@ async def test_logged_in_stranger_has_no_idle_limit(
 ) -> None:
     """Whoever has logged in is no stranger."""
     async with listening(users=known, allow_networks=STRANGERS) as house:
-        monkeypatch.setattr("relay.listener.connection.IDLE_STRANGER_S", 0.3)
+        monkeypatch.setattr("relay.listener.connection.STRANGER_MAX_S", 0.3)
         friend = await house.connect()
         await friend.say(f"C: AUTH PLAIN {PLAIN}\nS: 235 *")
         # Whoever comes later is silent for less time when the limit strikes.

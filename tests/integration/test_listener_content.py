@@ -95,7 +95,7 @@ async def test_size_at_the_limit_is_taken() -> None:
 
 async def test_message_over_the_limit_is_swallowed_to_its_end() -> None:
     """552 comes after the end marker; nothing of the message is taken for a command."""
-    async with listening(size_max_bytes=1000) as house:
+    async with listening(size_max_bytes=200_000) as house:
         await house.say(
             BEGIN
             + "C: RCPT TO:<smuggled@example.com>\n" * 9000

@@ -261,8 +261,8 @@ async def test_client_that_has_left_before_a_stall_leaves_nothing(
 
 
 async def test_only_strangers_have_an_idle_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five silent minutes end a stranger's connection; Listmonk's stays open for a day."""
-    monkeypatch.setattr("relay.listener.connection.IDLE_STRANGER_S", 0.05)
+    """A minute without a login ends a stranger's connection; Listmonk's stays open for a day."""
+    monkeypatch.setattr("relay.listener.connection.STRANGER_MAX_S", 0.05)
     async with listening() as house, listening(allow_networks=("192.0.2.0/24",)) as strict:
         friend = await house.connect()
         stranger = await strict.connect()

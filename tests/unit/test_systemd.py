@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay import systemd
+from relay.config import Listen
+from relay.listener.listener import BACKLOG
+from relay.service.relay import ANSWER_MARGIN_S, DRAIN_GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,12 +91,12 @@ def test_notify_gives_up_on_a_full_socket(
         {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"},
     ],
 )
-def test_listen_fds_are_none_unless_meant_for_us(environment: dict[str, str]) -> None:
+def test_nothing_is_inherited_unless_meant_for_us(environment: dict[str, str]) -> None:
     """Another process's, none, or a count that makes no sense."""
-    assert systemd.listen_fds(environment=environment) == ()
+    assert systemd.inherited(environment=environment) == ()
 
 
-def test_listen_fds_begin_at_three_and_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inherited_begin_at_three_and_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sockets passed are two descriptors, closed in programs that the relay starts."""
     with socket.socket() as first, socket.socket() as second:
         low, high = sorted((first.fileno(), second.fileno()))
@@ -101,17 +105,71 @@ def test_listen_fds_begin_at_three_and_do_not_leak(monkeypatch: pytest.MonkeyPat
         for fd in fds:
             os.set_inheritable(fd, True)
         environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds))}
+        named = environment | {"LISTEN_FDNAMES": "relay.socket:client"}
 
-        assert systemd.listen_fds(environment=environment) == fds
+        assert [one.fd for one in systemd.inherited(environment=environment)] == [*fds]
+        assert {one.name for one in systemd.inherited(environment=environment)} == {""}
+        assert systemd.inherited(environment=named)[0] == systemd.Inherited(low, "relay.socket")
         assert not any(map(os.get_inheritable, fds))
 
 
-def directives() -> dict[str, list[str]]:
+def test_store_sends_the_descriptors_themselves(listening: tuple[socket.socket, str]) -> None:
+    """What was kept is the same open socket, whatever becomes of ours; too many go in parts."""
+    heard, name = listening
+    ours, theirs = socket.socketpair()
+
+    with ours, theirs:
+        told = systemd.store([theirs.fileno()] * 250, "client", environment={"NOTIFY_SOCKET": name})
+
+        assert told
+        parts = [socket.recv_fds(heard, 1000, 253) for _ in range(2)]
+        assert [part[0] for part in parts] == [b"FDSTORE=1\nFDNAME=client"] * 2
+        fds = [fd for part in parts for fd in part[1]]
+        theirs.close()
+        with socket.socket(fileno=fds[0]) as kept:
+            kept.sendall(b"still there")
+            assert ours.recv(100) == b"still there"
+    for fd in fds[1:]:
+        os.close(fd)
+    assert len(fds) == 250
+
+
+def test_settle_returns_once_systemd_has_come_to_it(listening: tuple[socket.socket, str]) -> None:
+    """The barrier's descriptor is closed only after all that was sent before was read."""
+    heard, name = listening
+    read: list[bytes] = []
+
+    def systemds_side() -> None:
+        read.append(heard.recv(1000))
+        message, fds, _, _ = socket.recv_fds(heard, 1000, 1)
+        read.append(message)
+        os.close(fds[0])
+
+    environment = {"NOTIFY_SOCKET": name}
+    reader = threading.Thread(target=systemds_side)
+    systemd.forget("client", environment=environment)
+    reader.start()
+
+    assert systemd.settle(environment=environment)
+    assert read == [b"FDSTOREREMOVE=1\nFDNAME=client", b"BARRIER=1"]
+    reader.join()
+
+
+def test_settle_gives_up_on_a_systemd_that_stands_still(
+    listening: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the relay does not hang on it; nor on one that is not there."""
+    _, name = listening
+    monkeypatch.setattr(systemd, "BARRIER_MAX_S", 0.01)
+
+    assert not systemd.settle(environment={"NOTIFY_SOCKET": name})
+    assert not systemd.settle(environment={})
+
+
+def directives(name: str = "relay.service") -> dict[str, list[str]]:
     """Each directive of the unit with its values, in order."""
     found: dict[str, list[str]] = {}
-    for key, value in re.findall(
-        r"^([A-Za-z]+)=(.*)$", (UNITS / "relay.service").read_text(), re.M
-    ):
+    for key, value in re.findall(r"^([A-Za-z]+)=(.*)$", (UNITS / name).read_text(), re.M):
         found.setdefault(key, []).append(value)
     return found
 
@@ -127,7 +185,18 @@ def test_unit_says_what_the_relay_relies_on() -> None:
     assert unit["StateDirectory"] == ["relay"]
     assert unit["LoadCredential"] == ["ses-password"]
     assert unit["ExecStart"] == ["/opt/relay/bin/relay serve -c /etc/relay/relay.toml"]
-    assert int(unit["TimeoutStopSec"][0]) >= 600 + 60
+    assert int(unit["TimeoutStopSec"][0]) >= 600 + ANSWER_MARGIN_S + DRAIN_GRACE_S + 10
+
+
+def test_socket_unit_never_gives_up_and_listens_where_the_defaults_do() -> None:
+    """The socket outlives every failure; the store has a place for each connection."""
+    unit, listen = directives("relay.socket"), Listen()
+
+    assert unit["ListenStream"] == [f"{listen.host[0]}:{listen.port}"]
+    assert unit["Backlog"] == [str(BACKLOG)]
+    assert unit["TriggerLimitIntervalSec"] == ["0"]
+    assert int(directives()["FileDescriptorStoreMax"][0]) > listen.connections_max
+    assert directives()["Sockets"] == ["relay.socket"]
 
 
 analyze = shutil.which("systemd-analyze")
@@ -137,6 +206,7 @@ needs_systemd = pytest.mark.skipif(analyze is None, reason="systemd-analyze is n
 def run_analyze(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """systemd-analyze on a copy of the unit whose program exists on this machine."""
     text = (UNITS / "relay.service").read_text()
+    shutil.copy(UNITS / "relay.socket", tmp_path)
     copy = tmp_path / "relay.service"
     copy.write_text(text.replace("/opt/relay/bin/relay", shutil.which("true") or "/bin/true"))
     return subprocess.run(

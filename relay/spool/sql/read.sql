@@ -15,6 +15,26 @@ FROM (
 LEFT JOIN recipient AS r ON r.envelope_id = e.id AND r.state = 0 AND r.due_at <= :now_ms
 ORDER BY e.due_at, e.id, r.n;
 
+-- name: due_ids
+-- The same envelopes by their index alone, for when a page of the tables is damaged.
+SELECT id, due_at FROM envelope INDEXED BY envelope_waiting
+WHERE state = 0
+    AND stream_id = (
+        SELECT id FROM stream WHERE upstream = :upstream AND lane = :lane
+            AND campaign = :campaign
+    )
+    AND (due_at, id) > (:after_due_at, :after_id) AND due_at <= :now_ms
+ORDER BY due_at, id LIMIT :limit;
+
+-- name: due_one
+-- One of them, in the columns of due.
+SELECT e.id, e.due_at, e.content_id, e.sender, e.subscriber, e.message_id, e.configuration_set,
+    e.auth_user, e.size_bytes, e.received_at, r.n, r.address, r.attempts, r.in_doubt
+FROM envelope AS e
+LEFT JOIN recipient AS r ON r.envelope_id = e.id AND r.state = 0 AND r.due_at <= ?
+WHERE e.id = ?
+ORDER BY r.n;
+
 -- name: parked_by
 -- The envelopes of an upstream that wait for one hold, the longest untried first.
 SELECT e.id, e.due_at, e.content_id, e.sender, e.subscriber, e.message_id, e.configuration_set,
