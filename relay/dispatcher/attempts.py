@@ -140,7 +140,7 @@ class Attempts:
             await self._rooms.spool.quarantine(envelope.id, reason)
         except SpoolDamaged as error:
             facts = _labels(envelope, error=str(error))
-            _log.error("envelope not quarantined, leased until the next start", extra=facts)  # noqa: TRY400
+            _log.error("envelope not quarantined, leased until the next start", extra=facts)
         else:
             self._feed.end_lease(envelope)
 

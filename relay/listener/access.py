@@ -172,3 +172,7 @@ def load_certificate(context: ssl.SSLContext, listen: config.Listen) -> None:
             "readable PEM files: the certificate with its chain, and its key without a passphrase"
         )
         raise ConfigError("listen.tls_cert_file", found, wanted) from error
+    key_file = Path(listen.tls_key_file or listen.tls_cert_file)
+    if key_file.stat().st_mode & stat.S_IROTH:
+        # Not refused: the key has been read by whoever wanted to, and mail would stop as well.
+        log.warning("TLS key open to all users; chmod o-r it", extra={"file": str(key_file)})

@@ -65,6 +65,7 @@ async def open_parts(
     ballast = Ballast(place.beside(path, ".ballast"), limits.ballast_bytes)
     connection = await _set_up(stack, path, ballast, create=create)
     reader, aside = await _reader(stack, path), await _reader(stack, path)
+    await run(connection, path, partial(_limit_log, limits))
     usage = await run(connection, path, partial(_stand_ballast, path, limits, ballast))
     gate, stamps = Gate(limits, judge(usage, limits), clock), Stamps()
     presence = Presence(path)
@@ -145,6 +146,11 @@ def _forget_streams(db: sqlite3.Connection) -> None:
         db.execute(WRITE["forget_streams"])
     except sqlite3.Error as error:  # A full disk: they cost some bytes until the next start.
         log.warning("empty streams not forgotten", exc_info=error)
+
+
+def _limit_log(limits: Limits, db: sqlite3.Connection) -> None:
+    """Have the log cut when it starts anew, or one burst would leave it past its calm size."""
+    db.execute(f"PRAGMA journal_size_limit = {limits.wal_calm_bytes}")  # Takes no bound value.
 
 
 def _stand_ballast(path: Path, limits: Limits, ballast: Ballast, db: sqlite3.Connection) -> Usage:

@@ -1,0 +1,119 @@
+"""Connections given to a service manager and taken back, with where each of them stands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import systemd
+from relay.listener import handover
+from relay.listener.handover import CLIENT_NAME, STANDINGS_NAME, Resting, Standing
+from tests.fakes.service_manager import ServiceManager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STANDINGS = st.builds(
+    Standing,
+    is_greeted=st.booleans(),
+    is_extended=st.booleans(),
+    was_refused=st.booleans(),
+    auth_user=st.text(),
+    unread=st.binary().map(lambda unread: unread.decode("latin-1")),
+)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+async def test_connections_come_back_with_their_standing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order in which the service manager gives them."""
+    standings = [Standing(auth_user=f"user {n}", unread="MAIL F\xe9") for n in range(5)]
+    pairs = [socket.socketpair() for _ in standings]
+    with ServiceManager.running(tmp_path) as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        resting = [Resting(one, standing) for (one, _), standing in zip(pairs, standings, strict=True)]
+
+        assert await asyncio.to_thread(handover.store, resting)
+        kept = [systemd.Inherited(os.dup(fd), name) for name, fd in reversed(manager.stored)]
+        found = handover.take_back(kept)
+        handover.taken()
+        while manager.stored:  # noqa: ASYNC110  # it hears by its own reader
+            await asyncio.sleep(0)
+
+    assert all(one.fileno() == -1 for one, _ in pairs)
+    assert [one.standing for one in reversed(found)] == standings
+    for one, (_, client) in zip(reversed(found), pairs, strict=True):
+        one.socket.sendall(b"220")
+        assert client.recv(10) == b"220"
+        one.socket.close()
+        assert client.recv(10) == b""
+        client.close()
+
+
+@given(STANDINGS)
+def test_any_standing_survives_the_file(standing: Standing) -> None:
+    """Names and bytes that no client has any business to send, too."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        file = handover._write([Resting(ours, standing)])
+
+        [found] = handover.take_back(
+            [systemd.Inherited(ours.detach(), CLIENT_NAME), systemd.Inherited(file, STANDINGS_NAME)]
+        )
+
+        assert found.standing == standing
+        found.socket.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        json.dumps({"format": handover.FORMAT + 1, "standings": {}}).encode(),
+        json.dumps({"format": handover.FORMAT, "standings": {}}).encode(),
+        json.dumps({"format": handover.FORMAT, "standings": {"x": {}}}).encode(),
+        json.dumps({"format": handover.FORMAT, "standings": [1]}).encode(),
+    ],
+)
+def test_connection_of_unknown_standing_is_closed(
+    pair: tuple[socket.socket, socket.socket], content: bytes
+) -> None:
+    """A file of another relay's format, a damaged one, or none: never a guess."""
+    ours, client = pair
+    file = os.memfd_create("test")
+    os.write(file, content)
+
+    found = handover.take_back(
+        [systemd.Inherited(ours.detach(), CLIENT_NAME), systemd.Inherited(file, STANDINGS_NAME)]
+    )
+
+    assert found == []
+    assert client.recv(10) == b""
+
+
+def test_without_a_service_manager_nothing_is_kept(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is closed all the same, so that its client knows."""
+    ours, client = pair
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+
+    assert not handover.store([Resting(ours, Standing())])
+    assert client.recv(10) == b""
