@@ -23,9 +23,10 @@ import pytest
 from relay.dispatcher.books import UNSETTLED_MAX
 from relay.mailer import Client, Told, make_mail
 from relay.twin import Latency, TwinConfig, by_relay_id
+from tests.fakes.running import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from relay.twin import Twin
@@ -289,3 +290,18 @@ class Load:
         twice = sum(n - 1 for n in self.twin.ledger.twice(by_relay_id).values())
         assert twice <= self.twice_max
         return twice
+
+    async def missing(
+        self, told_of: Callable[[], set[str]], or_else: Callable[[], bool] = lambda: False
+    ) -> set[str]:
+        """Envelopes that were accepted and do not arrive, once all others have.
+
+        Each is among those that the relay tells of, unless ``or_else`` it says something else.
+        """
+        accepted = {queue_id for _, queue_id in self.told.accepted}
+        async with asyncio.timeout(PATIENCE_S):
+            while missing := accepted - {one.relay_id for one in self.twin.ledger.records}:
+                if missing <= told_of() or or_else():
+                    break
+                await asyncio.sleep(0.2)
+        return missing

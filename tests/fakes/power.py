@@ -141,12 +141,14 @@ class Disk:
             if path.parent == folder:
                 name.sync(upto)
 
-    def image(self, chance: random.Random) -> dict[str, bytes]:
+    def image(self, chance: random.Random, share: float | None = None) -> dict[str, bytes]:
         """The files of one disk that a cut now may leave, by name.
 
-        One in four has lost all that it may lose, one in four nothing, the rest any part.
+        ``share`` of what is not synced has reached it. By default one in four has lost all that it
+        may lose, one in four nothing, the rest any part.
         """
-        share = chance.choice((0.0, 1.0, chance.random(), chance.random()))
+        if share is None:
+            share = chance.choice((0.0, 1.0, chance.random(), chance.random()))
         files = {}
         for path, name in self._names.items():
             versions = [name.durable, *(file for _, file in name.pending)]

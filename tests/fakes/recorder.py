@@ -83,6 +83,17 @@ class _Vfs(ctypes.Structure):
     )
 
 
+def sqlite_library() -> ctypes.CDLL | None:
+    """The very SQLite that Python uses; None if it shows no functions."""
+    # A look-up in a library also searches what that library was linked to.
+    library = ctypes.CDLL(getattr(_sqlite3, "__file__", None))
+    try:
+        library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
+    except AttributeError:
+        return None
+    return library
+
+
 @dataclass
 class Recorder:
     """Records one folder while ``recording`` lasts."""
@@ -232,8 +243,8 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[Recorder]:
         """While this lasts, whoever opens a database in this process opens it through here."""
-        library = ctypes.CDLL(_sqlite3.__file__)
-        library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
+        library = sqlite_library()
+        assert library is not None
         base = library.sqlite3_vfs_find(None)
         assert base.contents.version >= 3
         self._real_open = _OPEN(base.contents.open)

@@ -136,10 +136,14 @@ class RunningRelay:
         await self._running.wait()
         self._running = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, and wait for nothing."""
+        assert self._running is not None
+        self._running.send_signal(number)
+
     async def stop(self) -> int:
         """SIGTERM, and wait for the end; the exit code."""
-        assert self._running is not None
-        self._running.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         return await self.ended()
 
     async def ended(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import faulthandler
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -67,6 +68,11 @@ async def wait_no_longer(relay: RunningRelay) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while waiting(await ask(relay, "status")):  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.05)
+
+
+def take_minutes() -> None:
+    """Lift pytest's own limit (``faulthandler_timeout``) for the long form of a test."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 def waiting(figures: dict[str, Any]) -> int:

@@ -46,7 +46,8 @@ async def test_connections_come_back_with_their_standing(
     pairs = [socket.socketpair() for _ in standings]
     with ServiceManager.running(tmp_path) as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        resting = [Resting(one, standing) for (one, _), standing in zip(pairs, standings, strict=True)]
+        ours = [one for one, _ in pairs]
+        resting = [*map(Resting, ours, standings)]
 
         assert await asyncio.to_thread(handover.store, resting)
         kept = [systemd.Inherited(os.dup(fd), name) for name, fd in reversed(manager.stored)]

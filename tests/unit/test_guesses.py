@@ -106,9 +106,7 @@ def test_origins_that_were_right_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 9), st.booleans(), st.floats(0, 40)), min_size=1, max_size=60
-    )
+    st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.floats(0, 40)), min_size=1, max_size=60)
 )
 def test_guesses_are_never_more_than_the_waits_allow(
     tries: list[tuple[int, bool, float]],

@@ -103,9 +103,7 @@ def test_credential_of_systemd_may_show_its_mask_as_group(tmp_path: Path) -> Non
     """0440 in the credentials folder; the same file elsewhere is refused."""
     private(tmp_path / "ses-password", SECRET, 0o440)
 
-    assert find_password(
-        config.Upstream(username="AKIA"), {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    )
+    assert find_password(config.Upstream(username="AKIA"), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     with pytest.raises(ConfigError, match="chmod 600"):
         find_password(
             config.Upstream(username="AKIA", password_file=str(tmp_path / "ses-password")), {}
