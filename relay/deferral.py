@@ -22,6 +22,11 @@ IN_DOUBT_MS = 600_000
 """Ten minutes (design 6), which is how long a server may think after the dot (RFC 5321
 §4.5.3.2.6): a sooner try would meet the first while it may still be under way."""
 
+DOUBTS_MAX = 5
+"""Attempts after which mail that ends in doubt once more is kept until someone decides. Each
+may be one more copy in the same mailbox: an upstream that takes mail and never says so (a link
+that breaks on large messages) would fill it for the fourteen days that a campaign lives."""
+
 
 def due_at(retry: config.Retry, attempts: int, now_ms: int, jitter: float) -> int:
     """When to try again after the ``attempts``-th attempt (from 1) was deferred.

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 IN_DOUBT_REASON = "in doubt: sent, but the upstream's answer was lost"
-"""Of the hold that ``upstream.in_doubt = "hold"`` puts such mail under."""
+"""Of the hold for such mail: by ``upstream.in_doubt = "hold"``, or after ``DOUBTS_MAX`` tries."""
 OCCUPANCY_S = 0.4
 """How long a session is taken by a message, until measured: four round trips of 50 ms and
 0.2 s of work (facts, ses-smtp.md 3)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from relay.breaker import in_doubt_key
-from relay.deferral import due_at, in_doubt_at
+from relay.deferral import DOUBTS_MAX, due_at, in_doubt_at
 from relay.envelope import Outcome, Recipient
 from relay.errors import SessionLost
 from relay.lifecycle import Next, fate
@@ -113,7 +113,7 @@ def conclude(
     head: list[Recipient] = []
     parked: Parked | None = None
     for ruling in rulings:
-        fated = fate(ruling.verdict, rules.in_doubt)
+        fated = fate(ruling.verdict, _wish(ruling.part, rules))
         for recipient in ruling.part.recipients:
             tried = replace(
                 recipient,
@@ -138,6 +138,12 @@ def conclude(
     settlement = Settlement(envelope=envelope, changes=tuple(changes), parked=parked, at=now_ms)
     # What is parked takes everyone who still waits along: an envelope has one place.
     return Conclusion(settlement, () if parked else tuple(head))
+
+
+def _wish(part: Part, rules: Rules) -> Literal["resend", "hold"]:
+    """What is wished for mail in doubt: what the operator says, but not for ever."""
+    tries = (recipient.attempts + 1 for recipient in part.recipients if recipient.in_doubt)
+    return "hold" if max(tries, default=0) >= DOUBTS_MAX else rules.in_doubt
 
 
 def _due(next_: Next, attempts: int, retry: config.Retry, now_ms: int, jitter: float) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relay import config
 from relay.breaker import in_doubt_key
-from relay.deferral import IN_DOUBT_MS, due_at
+from relay.deferral import DOUBTS_MAX, IN_DOUBT_MS, due_at
 from relay.dispatcher.conclusion import (
     Rules,
     Ruling,
@@ -238,6 +238,20 @@ def test_in_doubt_may_be_parked_by_wish() -> None:
     assert conclusion.settlement.parked.hold_key == in_doubt_key("ses")
     [change] = conclusion.settlement.changes
     assert (change.attempts, change.in_doubt) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "was_in_doubt", "parks"),
+    [(DOUBTS_MAX - 2, True, False), (DOUBTS_MAX - 1, True, True), (DOUBTS_MAX, False, False)],
+)
+def test_mail_that_keeps_ending_in_doubt_is_kept_after_a_few_copies(
+    attempts: int, was_in_doubt: bool, parks: bool
+) -> None:
+    """An upstream that takes it and never says so does not fill a mailbox for two weeks."""
+    conclusion = ended(InDoubt("lost"), attempts=attempts, in_doubt=was_in_doubt)
+
+    assert conclusion.settlement is not None
+    assert (conclusion.settlement.parked is not None) is parks
 
 
 @pytest.mark.parametrize(
