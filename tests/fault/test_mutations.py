@@ -123,12 +123,20 @@ MUTATIONS = (
         "tests/fault/test_held.py",
     ),
     Mutation(
-        "restart",
-        "what was half read is not handed over",
+        "P1",
+        "half a command is not handed over",
         "relay/listener/connection.py",
         '            unread=unread.decode("latin-1"),\n',
         "",
-        "tests/fault/test_restart.py",
+        "tests/fault/test_restart.py::test_half_a_command_is_not_lost_between_two_relays",
+    ),
+    Mutation(
+        "P1",
+        "systemd keeps our clients for ever",
+        "relay/listener/listener.py",
+        "            handover.taken()\n",
+        "",
+        "tests/fault/test_restart.py::test_idle_connections_live_on_over_restarts",
     ),
 )
 
