@@ -24,6 +24,12 @@ GRACE_MS = 600_000
 """Ten minutes (design 5): longer than NTP needs after boot."""
 STEP_MS = 60_000
 """A wall clock that moves this much more or less than the monotonic one was set by someone."""
+BACK_MS = 1_000
+"""One that moves so much back was set, too, as far as due times go: NTP slews it by at most 5 ms
+in the 10 s between two looks, and mail that was to wait a minute shall not wait two."""
+UNSET_BEFORE_MS = 1_700_000_000_000
+"""November 2023: this program is younger, so that a time before it comes of a clock that nobody
+had set yet (1970, a dead battery)."""
 STRETCHES_MAX = 200
 """Stretches kept for a scope; beyond that the two oldest are joined, the gap counted as stopped."""
 KEEP_MS = 2 * 366 * 24 * 3_600_000
@@ -38,6 +44,7 @@ class Ageing:
     """Stopped time by scope, and the moment before which nothing expires."""
 
     def __init__(self, now_ms: int) -> None:
+        self._started_at = now_ms
         self._grace_until = now_ms + GRACE_MS
         self._offset_ms: float | None = None
         self._stopped_at: dict[str, int] = {}
@@ -87,7 +94,12 @@ class Ageing:
     def expired(
         self, received_at: int, age_max_h: float, scopes: Iterable[str], now_ms: int
     ) -> bool:
-        """Whether mail received then is older than allowed, stopped time not counted."""
+        """Whether mail received then is older than allowed, stopped time not counted.
+
+        Mail received before the clock was set is as old as this process: nobody knows more.
+        """
+        if received_at < UNSET_BEFORE_MS:
+            received_at = self._started_at
         limit_ms = age_max_h * 3_600_000
         if now_ms < self._grace_until or now_ms - received_at <= limit_ms:
             return False

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 FIRST_FD = 3
 """``SD_LISTEN_FDS_START``: descriptors come after the three standard ones."""
@@ -128,14 +127,3 @@ def inherited(*, environment: Mapping[str, str] = os.environ) -> tuple[Inherited
     for one in found:
         os.set_inheritable(one.fd, False)  # noqa: FBT003 - positional only
     return tuple(found)
-
-
-def is_private(path: Path, mode: int, *, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a secret with these permission bits is for our eyes only.
-
-    Mode 0600 or less. In the credentials folder 0440 is as good: from systemd 254 on the
-    mask of a credential's ACL shows as its group's bits (systemd#29435).
-    """
-    folder = environment.get("CREDENTIALS_DIRECTORY", "")
-    is_credential = bool(folder) and path.is_relative_to(folder)
-    return not mode & (0o037 if is_credential else 0o077)

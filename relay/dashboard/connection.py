@@ -67,10 +67,7 @@ class Crowd:
         victim = min(
             others, key=lambda one: self._is_busy(cast("asyncio.Transport", one.transport))
         )
-        wire = cast("asyncio.Transport", victim.transport)
         victim.force_close()
-        # Closing would wait for whoever does not read.
-        wire.abort()
 
 
 class HttpConnection(web.RequestHandler):
@@ -95,6 +92,25 @@ class HttpConnection(web.RequestHandler):
         """As aiohttp; and somebody else may have to go."""
         super().connection_made(transport)
         self._crowd.make_room(self._server, self)
+
+    def force_close(self) -> None:
+        """As aiohttp, and now: its own way waits for whoever does not read, for ever."""
+        wire = self.transport
+        super().force_close()
+        if wire is not None and wire.get_write_buffer_size():
+            wire.abort()
+
+    async def start(self) -> None:
+        """As aiohttp, until the connection's end; closed if a request is too much for it.
+
+        A ``CONNECT`` of nothing ends aiohttp's own loop with an ``AttributeError``, before any
+        handler (*observed*, 3.14.5): the connection would stay open for ever, unread.
+        """
+        try:
+            await super().start()
+        except Exception as error:  # the one of this loop; handlers' own surprises end in a 500
+            _log.debug("request that is none", extra={"error": type(error).__name__})
+            self.force_close()
 
     def handle_error(
         self,

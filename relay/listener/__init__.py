@@ -5,9 +5,9 @@ could not be sent, and forgets it; a late answer it waits for without end (facts
 1). So the rule of this room is: stall, never refuse; and never close first.
 
 ``listener`` has the sockets, ``connection`` and ``client`` the dialogue, ``inflow``, ``body`` and
-``allowance`` the bytes, ``intake`` the way into the spool, ``access``, ``users`` and ``auth`` the
-question who may send, ``handover`` the idle connections at a restart; ``address`` and ``headers``
-read, ``replies`` has every text.
+``allowance`` the bytes, ``intake`` the way into the spool, ``access``, ``users``, ``auth`` and
+``logins`` the question who may send, ``slots`` who has to wait, ``handover`` the idle
+connections at a restart; ``address`` and ``headers`` read, ``replies`` has every text.
 """
 
 from relay.listener.handover import KEPT_NAMES, Resting, store, take_back

@@ -65,8 +65,9 @@ def check_sockets(sockets: Iterable[socket.socket], listen: config.Listen) -> No
     """Refuse to listen where strangers could send.
 
     Raises:
-        ConfigError: a socket is not one for TCP; or it is bound beyond loopback, nobody has to
-            log in, and ``allow_networks`` does not say which other machines may send.
+        ConfigError: a socket is not one for TCP, or is a connection; or it is bound beyond
+            loopback, nobody has to log in, and ``allow_networks`` does not say which other
+            machines may send.
     """
     for one in sockets:
         if one.family not in _FAMILIES or one.type != socket.SOCK_STREAM:
@@ -76,6 +77,9 @@ def check_sockets(sockets: Iterable[socket.socket], listen: config.Listen) -> No
                 f"a socket of {_said(one.family)} and {_said(one.type)} from systemd",
                 "TCP over IPv4 or IPv6: in relay.socket, ListenStream= with a port",
             )
+        if _is_connected(one):
+            wanted = "a listening socket: in relay.socket, Accept=no"
+            raise ConfigError("listen.host", "a connection from systemd", wanted)
         bound = str(one.getsockname()[0])
         address = read_address(bound)
         if address is not None and address.is_loopback:
@@ -87,6 +91,14 @@ def check_sockets(sockets: Iterable[socket.socket], listen: config.Listen) -> No
                 'the networks that may send, or listen.auth = "required": '
                 "otherwise anybody could send through this relay, or nobody",
             )
+
+
+def _is_connected(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _said(number: int) -> str:

@@ -32,7 +32,7 @@ CHECKS_MAX = 2
 """scrypt checks at once: each takes a core, and 16 MiB."""
 
 REMEMBERED_MAX = 1_024
-"""Pairs that were right; the oldest is forgotten first."""
+"""Pairs that were right, and as many that were wrong; the oldest is forgotten first."""
 
 Ask = Callable[[bytes], Awaitable[bytes]]
 """Sends a challenge and returns the decoded answer. Raises ``AuthBroken``."""
@@ -58,6 +58,7 @@ class Passwords:
         self._users = users
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, None] = OrderedDict()
+        self._wrong: OrderedDict[bytes, None] = OrderedDict()
         self._turns = asyncio.Semaphore(CHECKS_MAX)
         self.friends, self.strangers = Queue(FRIENDS), Queue(STRANGERS)
 
@@ -91,9 +92,13 @@ class Passwords:
             is_right = hmac.compare_digest(entry.secret.encode(), password.encode())
         else:
             is_right = hmac.compare_digest(digest, hashed.digest) and entry is not None
-        if is_right:
-            self._remember(pair)
+        _remember(self._right if is_right else self._wrong, pair)
         return is_right
+
+    def is_old_mistake(self, name: str, password: str) -> bool:
+        """Whether this very pair was found wrong before: to bring it again is no new guess."""
+        self._users.refresh()
+        return self._pair(name, password, self._users.find(name)) in self._wrong
 
     def is_right_answer(self, name: str, challenge: bytes, answer: str) -> bool:
         """Whether ``answer`` is what the secret of ``name`` makes of a CRAM-MD5 challenge."""
@@ -111,10 +116,11 @@ class Passwords:
         text = b"".join(len(part).to_bytes(4, "big") + part.encode() for part in parts)
         return hmac.digest(self._key, text, "sha256")
 
-    def _remember(self, pair: bytes) -> None:
-        self._right[pair] = None
-        if len(self._right) > REMEMBERED_MAX:
-            self._right.popitem(last=False)
+
+def _remember(pairs: OrderedDict[bytes, None], pair: bytes) -> None:
+    pairs[pair] = None
+    if len(pairs) > REMEMBERED_MAX:
+        pairs.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,8 @@ class Claim:
 
     name: str
     check: Callable[[], Awaitable[bool]] = field(repr=False)
+    is_old_mistake: Callable[[], bool] = field(repr=False, default=lambda: False)
+    """Never with CRAM-MD5: the same wrong password looks different each time."""
 
 
 async def plain(passwords: Passwords, initial: bytes | None, ask: Ask) -> Claim:
@@ -180,8 +188,10 @@ def decode(text: bytes) -> bytes:
 
 
 def _claim(passwords: Passwords, name: bytes, password: bytes) -> Claim:
-    who = _text(name)
-    return Claim(who, partial(passwords.is_right, who, _text(password)))
+    pair = (_text(name), _text(password))
+    return Claim(
+        pair[0], partial(passwords.is_right, *pair), partial(passwords.is_old_mistake, *pair)
+    )
 
 
 def _text(message: bytes) -> str:

@@ -171,6 +171,9 @@ class Client(Connection):
 
         if self._is_trusted and self._listen.auth != "required":
             return await check()
+        if self._is_trusted and claim.is_old_mistake():
+            self._note_wrong_login(passwords, claim.name, mechanism)
+            return False
         queue = passwords.friends if self._is_trusted else passwords.strangers
         wait = partial(self._within, Step.LOGIN)
         return await queue.look(origin_of(self._peer), self._clock, wait, check)

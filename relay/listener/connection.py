@@ -51,6 +51,9 @@ not keep a place. RFC 5321 §4.5.3.2.7 asks a server to wait 5 minutes at least,
 stranger can bring none. Listmonk logs in within a second; all that strangers can have before it
 in the queue for a password check are some seconds."""
 
+STRANGER_LINES_MAX = 100
+"""Commands of a stranger. It needs ten to log in, and each one takes our time from Listmonk."""
+
 IDLE_BETWEEN_S = 86_400.0
 """Between commands: Listmonk with one connection keeps it for ever, idle (facts: listmonk.md 1)."""
 
@@ -144,7 +147,7 @@ class Connection(SMTP):
         self._in_turn = 0
         self._line = b""
         self._silent_since: float | None = None
-        self._stranger_since = self.loop.time()
+        self._stranger_since, self._stranger_lines = self.loop.time(), 0
         self._idle_timer: asyncio.TimerHandle | None = None
 
     # The connection's life: called by the transport and by the listener.
@@ -370,6 +373,11 @@ class Connection(SMTP):
             # Listmonk ends a refused message twice: an empty line, a dot, and reads one answer.
             return
         self._was_refused = False
+        if self._is_stranger():
+            self._stranger_lines += 1
+            if self._stranger_lines > STRANGER_LINES_MAX:
+                await self.push(replies.STRANGER_BUSY)
+                raise ClientGone
         try:
             reply = await self._reply_to(line)
         except ClientGone:

@@ -18,9 +18,14 @@ configuration sets in SES")."""
 MESSAGE_ID_MAX = 998
 """Characters: what one line may hold (RFC 5322 §2.1.1)."""
 
+VALUE_MAX_BYTES = 16_384
+"""Of a value, folds and blanks included: what is looked at. A message may be one field of 40 MB."""
+
 _FIELD = re.compile(
     rb"^(X-Listmonk-Campaign|X-Listmonk-Subscriber|X-SES-Configuration-Set|Message-Id|Received)"
-    rb"[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)",
+    # Possessive: what could be given back for another try is remembered, 40 bytes for each byte
+    # of a folded field (*observed*, Python 3.11).
+    rb"[ \t]*+:([^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+)",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -51,7 +56,8 @@ def read(content: bytes) -> Fields:
         if name == b"received":
             received += 1
         else:
-            found.setdefault(name, match[2])
+            begins, ends = match.span(2)
+            found.setdefault(name, content[begins : min(ends, begins + VALUE_MAX_BYTES)])
     return Fields(
         campaign=_label(found.get(b"x-listmonk-campaign")).lower(),
         subscriber=_label(found.get(b"x-listmonk-subscriber")).lower(),

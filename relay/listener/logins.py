@@ -4,12 +4,20 @@ A wrong one keeps the next of its origin waiting, over however many connections 
 (``relay.guesses`` says how long), and is itself answered only after that wait. The wait comes
 before the look: if only the answer were late, a guesser would hang up on each late answer.
 
-*Friends*, clients from ``listen.allow_networks``, may send without logging in unless
-``listen.auth`` is ``required``; then nobody waits, since a guess gains nothing. Where they must log
-in, they wait as well, but never longer than the first time: Listmonk with a wrong password
-comes again and again, and must be let in at once when the password is mended.
+*Friends*, clients from ``listen.allow_networks``, do not wait as long as they may send without
+logging in: a guess gains them nothing. With ``listen.auth = "required"`` they wait as well, but
+never longer than the first time, and not at all for a pair that was found wrong before: Listmonk
+with a wrong password brings the same one over tens of connections again and again, and must
+not stand in its own way when the password is mended.
 
 A drain, and a client that leaves, end a wait; what it cost stays on the account.
+
+Whoever shares an origin with guessers (Docker's published ports make everybody look like its
+bridge) shares their queue. To let a pair that is known to be right pass by would let a guesser
+see at once, and so as often as he likes, that a guess was not it.
+
+Each wrong login is a line of the log, ``msg="wrong login" peer=… user=… mechanism=…``, written
+before the wait; fail2ban can go by it: ``failregex = msg="wrong login" peer=<HOST> ``.
 """
 
 from __future__ import annotations

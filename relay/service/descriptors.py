@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 RESERVE = 48
-"""For all else: 12 of the spool, 8 of the event loop and the log, 4 doors and the clients that
-wait there, and what is opened for a moment (name look-ups, the dashboard's and the control
-socket's visitors). An idle relay has 25 open (measured)."""
+"""For all else. An idle relay has 26 open (measured: spool, event loop, doors, log); the rest is
+for clients that wait at a door, name look-ups, and visitors of the dashboard and the control."""
 SHARE_MIN = 2
 """Of either kind, however low the limit is: one more than the least, so that mail moves."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay import __version__, deferral, systemd
-from relay.ageing import STEP_MS, Ageing
+from relay.ageing import BACK_MS, STEP_MS, Ageing
 from relay.breaker import Hold, Holds, Source, in_doubt_key
 from relay.control import ControlServer, socket_path
 from relay.dashboard import DashboardServer, read_token
@@ -208,6 +208,8 @@ class Relay:
             return "draining"
         if not self.ready.is_set():
             return "starting"
+        if self._spool.barred:
+            return "stalled: the spool's files are damaged or not where they were, see the log"
         if self._spool.stalled_since is not None:
             return "stalled: no room in the spool, clients wait"
         return None
@@ -230,7 +232,7 @@ class Relay:
                 self._shared.holds.add(Hold(key, Source.BREAKER, IN_DOUBT_REASON, now_ms))
             if not self._shared.holds.held(key):
                 await self._spool.release(key)
-        await self._spool.clamp_due(now_ms + self._wait_max_ms)
+        await self._follow_clock(now_ms)
         for branch in self._branches.values():
             await branch.restore()
         if self._paused:
@@ -242,6 +244,14 @@ class Relay:
                 "mail waits for an upstream that is not configured: give one this name again",
                 extra={"upstream": name},
             )
+
+    async def _follow_clock(self, now_ms: int) -> None:
+        """Let mail that was put off by a clock that ran ahead follow the one that is right now."""
+        seen = await self._spool.state("clock") or {}
+        seen_ms = seen.get("wall_ms")
+        back_ms = seen_ms - now_ms if isinstance(seen_ms, int) else 0
+        latest_ms = now_ms + self._wait_max_ms
+        await self._spool.clamp_due(latest_ms, back_ms if back_ms >= BACK_MS else 0)
 
     async def _open_doors(self) -> None:
         await self._control.start()
@@ -335,7 +345,9 @@ class Relay:
         try:
             for branch in self._branches.values():
                 await branch.save()
-            await self._spool.put_state("ageing", self._shared.ageing.saved(self._clock.wall_ms()))
+            now_ms = self._clock.wall_ms()
+            await self._spool.put_state("ageing", self._shared.ageing.saved(now_ms))
+            await self._spool.put_state("clock", {"wall_ms": now_ms})
         except SpoolError as error:
             _log.warning("learned state not written", extra={"error": str(error)})
 
@@ -348,17 +360,18 @@ class Relay:
             now_ms = self._clock.wall_ms()
             step_ms = now_ms - self._clock.monotonic() * 1000 - offset
             offset += step_ms
+            if step_ms <= -BACK_MS:
+                await self._clamp(now_ms, round(-step_ms))
+                self._reread()
             if abs(step_ms) < STEP_MS:
                 self._shared.ageing.went_on(now_ms, self._clock.monotonic())
                 continue
             _log.warning("wall clock was set", extra={"seconds": round(step_ms / 1000)})
             self._shared.ageing.stepped(round(step_ms), now_ms)
-            if step_ms < 0:
-                await self._clamp(now_ms)
             self._reread()
 
-    async def _clamp(self, now_ms: int) -> None:
+    async def _clamp(self, now_ms: int, back_ms: int) -> None:
         try:
-            await self._spool.clamp_due(now_ms + self._wait_max_ms)
+            await self._spool.clamp_due(now_ms + self._wait_max_ms, back_ms)
         except SpoolError as error:
             _log.error("due times not set back, mail may wait", extra={"error": str(error)})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from relay.clock import SystemClock
 from relay.loops import loop_factory
-from relay.service import inheritance, logs, sandbox
+from relay.service import descriptors, inheritance, logs, sandbox
 from relay.service.relay import Relay
 from relay.spool import Spool
 from relay.upstream import find_password
@@ -71,6 +71,7 @@ async def _serve_sandbox(config: Config, *, paused: bool) -> None:
 
 async def _serve(config: Config, passwords: Mapping[str, str], *, paused: bool) -> None:
     """Open the spool, run a relay over it, close the spool."""
+    config = descriptors.fit(config)
     clock = SystemClock()
     spool = await Spool.open(Path(config.spool.path), config.spool, clock=clock, create=True)
     try:

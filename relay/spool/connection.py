@@ -33,6 +33,9 @@ SQLITE_MIN: Final = (3, 37, 0)
 _BUSY_TIMEOUT_S: Final = 2.0
 """Only an administrator's own tool can hold a lock: this process has one writer."""
 
+_THREAD_END_S: Final = 5.0
+"""For a thread that has nothing left to do."""
+
 _ITER_CHUNK_SIZE: Final = 64
 """Rows a hop when iterating; unused, functions fetch their rows themselves."""
 
@@ -64,6 +67,8 @@ class Connection(aiosqlite.Connection):
         try:
             await connection
         except sqlite3.Error as error:
+            # It was told to end, but nobody waits for that; it must not outlive the event loop.
+            connection._thread.join(_THREAD_END_S)
             raise translated(error, path) from error
         return connection
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from relay.envelope import IdSource
 from relay.errors import SpoolBroken, SpoolFull
-from relay.spool import place, reading
+from relay.spool import place, reading, wal
 from relay.spool.batch import Scribe
 from relay.spool.connection import Connection, run
 from relay.spool.gate import Gate
@@ -116,8 +116,10 @@ async def _set_up(
     stack: AsyncExitStack, path: Path, ballast: Ballast, *, create: bool
 ) -> Connection:
     """The writer's connection, to a file of this program's format."""
+    written = wal.scan(path)
     try:
         connection = await _connect(stack, path)
+        await run(connection, path, partial(wal.check, path=path, written=written))
         await run(connection, path, partial(migrate, path=path, create=create))
     except SpoolFull:
         # Opening needs some kB for shared memory; without mail going out no room comes back.

@@ -152,8 +152,17 @@ def private_files() -> Iterator[None]:
 
 
 def prepare(path: Path) -> None:
-    """Create the database file if it is missing, and close all files to other users."""
+    """Create the database file if it is missing, and close all files to other users.
+
+    Raises: SpoolBroken if it is missing or empty and its log is not: SQLite would delete that.
+    """
     created = not path.exists()
+    log_file = beside(path, "-wal")
+    if (created or not path.stat().st_size) and log_file.exists() and log_file.stat().st_size:
+        raise SpoolBroken(
+            f"{path} is missing or empty, but its log {log_file} may hold mail; put the file back,"
+            " or move the log away to start with an empty spool"
+        )
     if created:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
         sync_folder(path.parent)

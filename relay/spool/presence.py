@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SUFFIXES: Final = ("", "-wal", "-shm")
-"""The database, its log, and the index of that log, by which other programs find what is in it."""
+_LOSES: Final = "nothing written would last"
+_RISKS: Final = {
+    "": _LOSES,
+    "-wal": _LOSES,
+    "-shm": "another program that opens the spool would spoil it",
+    ".lock": "a second relay could start and send everything twice",
+}
+"""What comes of it if a file is not where it was, by its suffix."""
 
 _GONE: Final = (
-    "{file} was deleted, moved or replaced while the relay runs, so nothing written would last:"
-    " no mail is taken, what is in the spool is still sent; put the file back if it was moved,"
-    " else stop the relay with SIGTERM (never SIGKILL: what is left is written to {path} anew)"
-    " and start it again"
+    "{file} was deleted, moved or replaced while the relay runs: {risk}. No mail is taken, what is"
+    " in the spool is still sent. Put the file back if it was moved, else stop the relay with"
+    " SIGTERM (never SIGKILL: what is left is written to {path} anew) and start it again"
 )
 
 Identity = tuple[int, int]
@@ -43,22 +48,24 @@ class Presence:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._files = {file: _identity(file) for file in (beside(path, s) for s in _SUFFIXES)}
+        files = {beside(path, suffix): risk for suffix, risk in _RISKS.items()}
+        self._files = {file: (_identity(file), risk) for file, risk in files.items()}
 
     def trouble(self) -> str:
         """Which file is not where it was, with what to do about it; "" while all are.
 
         Costs some microseconds. A file that comes back is no trouble any more.
         """
-        for file, known in self._files.items():
+        for file, (known, risk) in self._files.items():
             if _identity(file) != known:
-                return _GONE.format(file=file, path=self._path)
+                return _GONE.format(file=file, path=self._path, risk=risk)
         return ""
 
     @property
     def is_moved(self) -> bool:
         """Whether the database itself is not at its place."""
-        return _identity(self._path) != self._files[self._path]
+        known, _ = self._files[self._path]
+        return _identity(self._path) != known
 
     def rescue(self, db: sqlite3.Connection) -> None:
         """Copy what ``db`` holds to the spool's place, or beside it if something stands there.

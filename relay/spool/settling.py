@@ -217,14 +217,28 @@ def _recount(transaction: Transaction, before: _Standing, after: _Standing) -> N
     transaction.depth.update(after.depth())
 
 
-def clamp(transaction: Transaction, latest_ms: int, after_id: int, limit: int) -> int | None:
-    """Make the next envelopes after ``after_id`` due by ``latest_ms``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetBack:
+    """How due times follow a clock that was set back by ``back_ms`` to ``now_ms``.
+
+    What was due later than that is due ``back_ms`` earlier, and never later than ``latest_ms``.
+    """
+
+    now_ms: int
+    back_ms: int
+    latest_ms: int
+
+
+def clamp(transaction: Transaction, change: SetBack, after_id: int, limit: int) -> int | None:
+    """Let the next envelopes after ``after_id`` follow the clock.
 
     Returns the last id it came to, None once there are no more.
     """
-    ids = _ids(transaction, "late_ids", latest_ms, after_id, limit)
+    since_ms = change.now_ms if change.back_ms else change.latest_ms
+    ids = _ids(transaction, "late_ids", since_ms, after_id, limit)
     for envelope_id in ids:
-        transaction.db.execute(WRITE["clamp_recipients"], (latest_ms, envelope_id))
+        times = (change.latest_ms, since_ms, change.back_ms)
+        transaction.db.execute(WRITE["clamp_recipients"], (*times, envelope_id, since_ms))
         transaction.db.execute(WRITE["refresh_due"], (envelope_id,))
     return ids[-1] if ids else None
 

@@ -295,18 +295,20 @@ class Spool:
             released += step
         return released
 
-    async def clamp_due(self, latest_ms: int) -> None:
+    async def clamp_due(self, latest_ms: int, back_ms: int = 0) -> None:
         """Make what is due later than ``latest_ms`` due then: the clock was set back.
 
-        Arrivals are stamped by the new time from then on, even before what was read already.
+        If it is known that it went back by ``back_ms``, all that waits is due so much earlier,
+        as it would have been; what was put off between the step and this call goes too early,
+        once. Arrivals are stamped by the new time from then on, even before what was read already.
         """
         after: int | None = 0
+        now_ms = self._clock.wall_ms()
+        change = settling.SetBack(now_ms=now_ms, back_ms=back_ms, latest_ms=latest_ms)
         self._stamps.reset()
         while after is not None:
-            work = partial(
-                settling.clamp, latest_ms=latest_ms, after_id=after, limit=STEP_ENVELOPES
-            )
-            after = await self._writer.call(work, earliest_due_at=latest_ms)
+            work = partial(settling.clamp, change=change, after_id=after, limit=STEP_ENVELOPES)
+            after = await self._writer.call(work, earliest_due_at=min(now_ms, latest_ms))
         self._stamps.reset()
 
     # --- what is there -----------------------------------------------------------------

@@ -7,7 +7,9 @@
 - A failed opening is told to one waiter. The next try waits for the back-off, and so does
   everybody else: a dead upstream sees one connection a minute, not one a message.
 - ``421 Too many concurrent SMTP connections`` lowers the ceiling. As long as a session is
-  open it is no failure: whoever waits gets that session sooner or later.
+  open it is no failure: whoever waits gets that session sooner or later. With none open it
+  is a failure and no more: somebody else holds what there is, perhaps the relay that was
+  killed just now, and how many we may have it does not tell.
 
 Invariants: a session is in exactly one of ``_idle``, ``_busy``, ``_leaving`` (QUIT is to be
 said) and ``_quitting`` (it is being said), and counts against the limits until it has left.
@@ -269,10 +271,9 @@ class Pool:
         retry_s = round(self._backoff.retry_at - now, 3)
         facts = {"upstream": self._upstream.name, "error": str(error), "retry_s": retry_s}
         log.warning("session not opened", extra=facts)
-        if _says_too_many(error):
+        if self._open_count and _says_too_many(error):
             self._ceiling.on_refused(now, begun_at, self._open_count)
-            if self._open_count:
-                return
+            return
         if (waiter := self._next_waiter()) is not None:
             waiter.set_exception(error)
 

@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.fakes.power import Cut, FolderSynced, Made, Mark, Synced, Unlinked, Wrote
+from tests.fakes.power import Cut, Dropped, FolderSynced, Made, Mark, Synced, Unlinked, Wrote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.fakes.power import Step
 
-_OK, _FULL = 0, 13
+_OK, _FULL, _IOERR_FSYNC = 0, 13, 1034
 _P, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _OPEN = ctypes.CFUNCTYPE(_INT, _P, _P, _P, _INT, _P)
 _DELETE = ctypes.CFUNCTYPE(_INT, _P, _P, _INT)
@@ -104,15 +104,19 @@ class Recorder:
     """SQLite can write nothing while ``blocker`` is there, as on a file system that copies on
     write: there even an overwritten byte needs room."""
     blocker: Path | None = None
+    sync_fails: Callable[[], bool] = lambda: False
+    """Asked at each sync of a file."""
     found: dict[Path, bytes] = field(default_factory=dict)
     """What was there at the start, all of it on the disk for good."""
 
     def __post_init__(self) -> None:
         self._files: dict[Path, int] = {}
         self._open: dict[int, tuple[int, Any]] = {}
+        self._untold: set[int] = set()
+        """Open files whose next sync must fail: another's failed, and each hears of it once."""
         self._count = 0
         self._tables: dict[int, _Methods] = {}
-        self._in_thread = threading.local()
+        self._in_thread, self._lock = threading.local(), threading.Lock()
         for path in sorted(self.folder.iterdir()):
             if path.name.endswith((".db", "-wal", "-journal")):
                 self.found[path] = path.read_bytes()
@@ -196,6 +200,7 @@ class Recorder:
 
     def _close(self, file: int) -> int:
         _, real = self._open.pop(file)
+        self._untold.discard(file)
         return int(_CLOSE(real.close)(file))
 
     def _write(self, file: int, data: int, amount: int, offset: int) -> int:
@@ -217,11 +222,21 @@ class Recorder:
     def _sync(self, file: int, flags: int) -> int:
         number, real = self._open[file]
         upto, self._in_thread.folder = len(self.steps), False
+        if self.sync_fails():
+            with self._lock:
+                self.steps.append(Dropped(number, upto))
+                self._untold |= {f for f, (n, _) in self._open.items() if n == number} - {file}
+            return _IOERR_FSYNC
         code = int(_SYNC(real.sync)(file, flags))
-        if code == _OK:
-            self.steps.append(Synced(number, upto))
-            if self._in_thread.folder:
-                self.steps.append(FolderSynced(self.folder, upto))
+        with self._lock:
+            if file in self._untold:
+                # What was written since stays with the system, and the next sync covers it.
+                self._untold.discard(file)
+                return _IOERR_FSYNC
+            if code == _OK:
+                self.steps.append(Synced(number, upto))
+                if self._in_thread.folder:
+                    self.steps.append(FolderSynced(self.folder, upto))
         return code
 
     def _delete(self, vfs: int, name: int, sync_folder: int) -> int:

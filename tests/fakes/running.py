@@ -104,6 +104,7 @@ class RunningRelay:
                 "-c",
                 str(self.folder / "relay.toml"),
                 *self.words,
+                stdin=asyncio.subprocess.DEVNULL,  # as a service, wherever the test is run
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "RELAY_SES_PASSWORD": "sandbox"},

@@ -161,6 +161,8 @@ def _message(chance: Random) -> list[bytes]:
     ]
     parts += [b"DATA\r\n", _body(chance)]
     if chance.random() < 0.2:
+        parts.append(b"\r\n.\r\n")  # as Listmonk does after a refused message
+    if chance.random() < 0.2:
         del parts[chance.randrange(len(parts))]
     if chance.random() < 0.2:
         at = chance.randrange(len(parts))
@@ -185,7 +187,7 @@ def _body(chance: Random) -> bytes:
     if chance.random() < 0.03:
         lines.append(b"Received: x\r\n" * 49)
         chance.shuffle(lines)
-    if chance.random() < 0.05:
+    if chance.random() < 0.1:
         lines.append((b"x" * 98 + b"\r\n") * chance.randrange(25, 90))
     return b"".join(lines) + chance.choice((b"\r\n", b"")) + b".\r\n"
 

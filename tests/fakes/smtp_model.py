@@ -39,6 +39,10 @@ WRONG_LOGINS_MAX = 5
 """Of a stranger, on one connection; in answer to the last of them it is closed."""
 
 
+STRANGER_LINES_MAX = 100
+"""Commands without a login; in answer to the next one the connection is closed."""
+
+
 class Silent(Exception):
     """The server has said no more, though a reply with one of these codes was due."""
 
@@ -78,6 +82,7 @@ class Model:
     _is_encrypted: bool = False
     _was_refused: bool = False
     _wrong_logins: int = 0
+    _lines: int = 0
     _challenge: bytes = b""
 
     def feed(self, data: bytes, heard: bytes) -> None:
@@ -127,6 +132,12 @@ class Model:
         if not line and self._was_refused:
             return
         self._was_refused = False
+        if not self.is_trusted and not self._is_logged_in:
+            self._lines += 1
+            if self._lines > STRANGER_LINES_MAX:
+                self._hear("421")
+                self.is_closed = True
+                return
         verb, _, argument = line.partition(b" ")
         argument = argument.strip()
         take = _COMMANDS.get(verb.upper())
@@ -220,8 +231,8 @@ class Model:
         elif self._is_logged_in or self._begun:
             self._hear("503")
         else:
-            words = argument.split()
-            self._login_heard(words[1] if len(words) > 1 else b"", "504")
+            words = argument.decode().split()  # by any blank of Unicode's
+            self._login_heard(words[1].encode() if len(words) > 1 else b"", "504")
 
     def _login_answered(self, answer: bytes) -> None:
         self._login_heard(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,9 @@ class Score:
     errors: list[str] = field(default_factory=list)
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 class Watch(logging.Handler):
     """Formats every record, as the relay does, and notes what must not be."""
 
@@ -55,7 +59,7 @@ class Watch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self._as_logfmt.format(record)
-        if record.levelno >= logging.ERROR or record.exc_info or not line.isprintable():
+        if record.levelno >= logging.ERROR or record.exc_info or _CONTROL.search(line):
             self._errors.append(line)
 
 
@@ -77,16 +81,21 @@ def watched(score: Score) -> Iterator[None]:
         ours.setLevel(level)
 
 
-async def play(shop: Shop, case: Case, session: Session, score: Score) -> None:
-    """One session from the greeting to its end, with all that must hold of it."""
-    model = Model(
-        size_max_bytes=shop.listen.size_max_bytes,
+def model_of(case: Case, size_max_bytes: int) -> Model:
+    """A model of a session of that case, before its greeting."""
+    return Model(
+        size_max_bytes=size_max_bytes,
         is_trusted=case.peer == FRIEND,
         auth_required=case.auth == "required",
         has_tls=case.tls,
         name=NAME if case.has_users else b"",
         secret=SECRET,
     )
+
+
+async def play(shop: Shop, case: Case, session: Session, score: Score) -> None:
+    """One session from the greeting to its end, with all that must hold of it."""
+    model = model_of(case, shop.listen.size_max_bytes)
     caller = shop.enter(case.peer)
     if session.is_hasty:
         for packet in session.packets:
@@ -105,7 +114,7 @@ async def play(shop: Shop, case: Case, session: Session, score: Score) -> None:
             model.feed(packet, await caller.send(packet))
             assert caller.wire.is_closed == model.is_closed
         assert await caller.leave(cut=session.cuts) == b""
-    in_the_air = _check_kept(shop.spool.kept, model)
+    in_the_air = check_kept(shop.spool.kept, model)
     assert caller.ended == 1
     assert not shop.counts.failures
     assert not score.errors
@@ -117,7 +126,7 @@ async def play(shop: Shop, case: Case, session: Session, score: Score) -> None:
     score.codes += model.codes
 
 
-def _check_kept(kept: list[Kept], model: Model) -> int:
+def check_kept(kept: list[Kept], model: Model) -> int:
     """All that was accepted is kept, as it was sent, and nothing else is."""
     wanted = list(model.accepted)
     in_the_air = len(kept) > len(wanted)

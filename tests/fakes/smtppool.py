@@ -1,33 +1,25 @@
 """Listmonk's own SMTP client: a pool of smtppool's connections in a process of its own.
 
 Each version of the library is a small Go program under ``tests/interop``; see there for how it
-is spoken to. Where there is no Go, or the library cannot be fetched, the tests that ask for
-``needs_pools`` are skipped and say so.
+is spoken to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import hashlib
 import json
-import os
 import re
-import shutil
-import subprocess
 from asyncio.subprocess import PIPE
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.fakes.running import PATIENCE_S
+from tests.fakes.smtppool_programs import program
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
 VERSIONS = ("v1.1.0", "v2.0.0", "v2.1.2")
 """In Listmonk 3.0 to 4.1, 5.0.0 to 5.0.2 and 6.2."""
@@ -35,14 +27,8 @@ VERSIONS = ("v1.1.0", "v2.0.0", "v2.1.2")
 CAMPAIGN = "14fe7a64-ac40-4cd4-9783-6a526bb85fd0"
 HTML = "<html><body><h1>Notes № {n} — café</h1>\n<p>Dear Reader {n},</p>\n.\n..dots</body></html>"
 
-_SOURCES = Path(__file__).parents[1] / "interop"
-_BUILT = _SOURCES / ".build"
-_GO = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin:/usr/lib/go/bin")
-_GO_MIN = (1, 23)
 _ESTABLISHED = "01"
 """In the kernel's table of TCP sockets."""
-_FETCH_S, _BUILD_S = 60, 120
-"""Together below pytest's ``faulthandler_timeout``; the first build compiles Go's own library."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +98,11 @@ class Pool:
 
     async def send(self, messages: int, *, pad_bytes: int = 0) -> None:
         """Return once so many more messages, longer by ``pad_bytes``, have been sent, or failed."""
-        await self.until_idle(await self._command(send=messages, pad_bytes=pad_bytes))
+        await self.until_idle(await self.queue(messages, pad_bytes=pad_bytes))
 
-    async def queue(self, messages: int) -> int:
+    async def queue(self, messages: int, *, pad_bytes: int = 0) -> int:
         """Give the workers so many more messages; the number of this command."""
-        return await self._command(send=messages)
+        return await self._command(send=messages, pad_bytes=pad_bytes)
 
     async def pause(self) -> None:
         """Return once no message is under way: all connections lie idle in the pool."""
@@ -215,89 +201,3 @@ async def open_pool(
             process.kill()
         await reading
         await process.wait()
-
-
-def program(version: str) -> Path:
-    """The program with that version of smtppool, built if it is not there. Skips without Go."""
-    reason = _unfit() or _build(version)
-    if reason:
-        pytest.skip(reason)
-    return _place(version)
-
-
-@cache
-def _unfit() -> str:
-    """Why the Go that is here cannot build the programs, if so."""
-    if _GO is None:
-        return "Listmonk's client is a Go library, and there is no Go here"
-    said = subprocess.run([_GO, "version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"go(\d+)\.(\d+)", said)
-    if found is None or (int(found[1]), int(found[2])) < _GO_MIN:
-        return f"smtppool needs Go {_GO_MIN[0]}.{_GO_MIN[1]}, and this is {said.strip()}"
-    return ""
-
-
-@cache
-def _build(version: str) -> str:
-    """Build that program, once for all processes of the tests; why it cannot be fetched, if so.
-
-    Raises: CalledProcessError if it does not compile, or the library is not what go.sum says.
-    """
-    assert _GO is not None
-    _BUILT.mkdir(exist_ok=True)
-    target, folder = _place(version), _folder(version)
-    with (_BUILT / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
-            return ""
-        reason = _fetch(folder)
-        if not reason:
-            fresh = target.with_suffix(".new")
-            _go("build", "-buildvcs=false", "-o", str(fresh), ".", folder=folder)
-            fresh.replace(target)
-        return reason
-
-
-def _fetch(folder: Path) -> str:
-    """Let Go fetch the modules; why it could not, if so."""
-    try:
-        _go("mod", "download", folder=folder, within_s=_FETCH_S)
-    except subprocess.TimeoutExpired:
-        return f"smtppool could not be fetched within {_FETCH_S} s"
-    except subprocess.CalledProcessError as error:
-        if "checksum mismatch" in error.stderr:
-            raise
-        return f"smtppool cannot be fetched: {error.stderr.strip()[-200:]}"
-    return ""
-
-
-def _go(*words: str, folder: Path, within_s: float = _BUILD_S) -> str:
-    """What Go says; never with another Go than the one that is here."""
-    assert _GO is not None
-    done = subprocess.run(
-        [_GO, *words],
-        cwd=folder,
-        env={**os.environ, "GOTOOLCHAIN": "local"},
-        capture_output=True,
-        text=True,
-        timeout=within_s,
-        check=True,
-    )
-    return done.stdout
-
-
-def _folder(version: str) -> Path:
-    return _SOURCES / version.replace(".", "_")
-
-
-def _place(version: str) -> Path:
-    """Where the program is once it is built: another place for other sources."""
-    digest = hashlib.sha256()
-    for path in _sources(version):
-        digest.update(path.read_bytes())
-    return _BUILT / f"{version}-{digest.hexdigest()[:16]}"
-
-
-def _sources(version: str) -> Iterator[Path]:
-    for folder in (_SOURCES / "client", _folder(version)):
-        yield from sorted(path for path in folder.iterdir() if path.is_file())

@@ -60,11 +60,16 @@ class Scene:
 
 
 async def wait_no_longer(relay: RunningRelay) -> None:
-    """Have all that waits for its time (ten minutes, if in doubt) sent; return once it is."""
+    """Restart it, and have all that waits for its time (ten minutes, if in doubt) sent now."""
     assert await relay.stop() == 0
     for table in ("envelope", "recipient"):
         query(relay.folder, f"UPDATE {table} SET due_at = 0 WHERE state = 0")
     await relay.start()
+    await until_empty(relay)
+
+
+async def until_empty(relay: RunningRelay) -> None:
+    """Return once nothing waits any more."""
     async with asyncio.timeout(PATIENCE_S):
         while waiting(await ask(relay, "status")):  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.05)

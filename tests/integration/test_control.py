@@ -170,6 +170,19 @@ async def test_socket_of_a_dead_relay_is_replaced(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+async def test_link_in_the_sockets_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """What it leads to is left alone."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("dear to somebody")
+    socket_path(tmp_path / "relay.db").symlink_to(elsewhere)
+
+    async with serving(tmp_path) as path:
+        assert not path.is_symlink()
+        assert await post(path, "status", b"{}") == (200, {"got": {}})
+
+    assert elsewhere.read_text() == "dear to somebody"
+
+
 async def test_path_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
     """107 bytes are Linux's limit; the text says which key to change."""
     path = tmp_path / ("x" * SOCKET_PATH_MAX)

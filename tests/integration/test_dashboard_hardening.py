@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +18,7 @@ from relay.dashboard import DashboardServer, connection
 from relay.dashboard.access import TOKENS
 from relay.dashboard.connection import CONNECTIONS_MAX, FIELD_MAX_BYTES, FIELDS_MAX, LINE_MAX_BYTES
 from relay.dashboard.events import VIEWERS_MAX
+from relay.figures import StreamFigures
 from relay.metrics import Metrics
 from tests.fakes.clock import ManualClock
 from tests.fakes.figures import figures
@@ -136,6 +140,18 @@ async def test_broken_request_is_answered_without_a_word_of_it(
     assert CANARY.encode() not in answer.raw
     assert b"aiohttp" not in answer.raw.lower()
     assert CANARY not in caplog.text
+    assert not [one for one in caplog.records if one.levelno > logging.DEBUG]
+
+
+async def test_connect_to_nothing_is_hung_up_on(caplog: pytest.LogCaptureFixture) -> None:
+    """It ends aiohttp's own loop: then at least the connection with it, and no noise in the log."""
+    async with serving() as server:
+        reader, writer = await idle(server, b"CONNECT  \r\n\r\n")
+
+        async with asyncio.timeout(PATIENCE_S):
+            assert await reached_end(reader)
+        writer.close()
+
     assert not [one for one in caplog.records if one.levelno > logging.DEBUG]
 
 
@@ -342,6 +358,49 @@ async def test_slow_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
         writer.close()
 
     assert reader.at_eof() or reader.exception() is not None
+
+
+def stalled_reader(server: DashboardServer) -> socket.socket:
+    """One that asks for much and takes next to nothing."""
+    link = socket.socket()
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    link.connect(("127.0.0.1", server.port))
+    link.sendall(request("/api/v1/status"))
+    return link
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_readers_that_stall_are_pushed_out_with_what_they_have_not_read() -> None:
+    """Their descriptors are free at once: closing would wait for them, for ever."""
+    stream = StreamFigures(
+        upstream="ses",
+        lane="bulk",
+        campaign="c" * 36,
+        waiting=1,
+        parked=0,
+        quarantined=0,
+        oldest_at=1,
+    )
+    many = replace(figures(), streams=(stream,) * 1_000)
+    too_many = 20
+    async with serving(figures=lambda: many) as server:
+        assert server._door is not None
+        # What is accepted has this, too: so that the system does not take all of the answer.
+        server._door.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        before = open_files()
+        crowd = []
+        for _ in range(CONNECTIONS_MAX + too_many):
+            crowd.append(stalled_reader(server))
+            assert (await ask(server, request("/healthz"))).status == 200
+
+        taken = open_files() - before - len(crowd)
+        for link in crowd:
+            link.close()
+
+    assert taken <= CONNECTIONS_MAX
 
 
 async def drop_by_drop(reader: asyncio.StreamReader) -> bool:

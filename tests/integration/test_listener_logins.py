@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from relay.listener import Users, auth, users
+from relay import guesses
+from relay.listener import Users, auth, logins, users
 from relay.listener.client import WRONG_LOGINS_MAX
 from relay.service.logs import LogfmtFormatter
 from tests.fakes.clock import ManualClock
 from tests.fakes.dialogue import MESSAGE, PATIENCE_S, House, Talk, listening
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 FAR_AWAY = ("192.0.2.0/24",)
@@ -103,18 +105,68 @@ async def test_wrong_login_costs_a_stranger_more_each_time_and_then_the_connecti
     assert [text[:9] for _, text in costs] == ["535 5.7.8"] * 4 + ["421 4.7.0"]
 
 
-async def test_listmonk_with_a_wrong_password_is_never_locked_out(known: Users) -> None:
-    """From a network of ours each try costs two seconds, and none ends the connection.
-
-    The right password is taken at once.
-    """
+async def test_guess_from_a_network_of_ours_costs_two_seconds_and_never_more(
+    known: Users,
+) -> None:
+    """None ends the connection, and the right password is taken at once."""
     clock = ManualClock()
     async with listening(users=known, clock=clock, auth="required") as house:
         talk = await house.connect()
-        costs = [await cost_s(talk, clock) for _ in range(WRONG_LOGINS_MAX + 2)]
+        costs = [
+            await cost_s(talk, clock, given("listmonk", f"guess {n}"))
+            for n in range(WRONG_LOGINS_MAX + 2)
+        ]
         await talk.say(f"C: {RIGHT}\nS: 235 *\n{MESSAGE}")
 
     assert [round(seconds) for seconds, _ in costs] == [2] * len(costs)
+
+
+async def test_listmonk_with_a_wrong_password_is_not_in_its_own_way(known: Users) -> None:
+    """It brings the same pair over all its connections: after the first, each is told at once.
+
+    So the right password, once it is set, waits behind nobody. A stranger's repetition costs him
+    as much as any other guess.
+    """
+    clock = ManualClock()
+    async with listening(users=known, clock=clock, auth="required") as house:
+        first, _ = await cost_s(await house.connect(), clock)
+        for answer in await guessing(house, WRONG, 20):
+            assert (await answer).startswith("535 ")
+        await house.say(f"C: {RIGHT}\nS: 235 *\n{MESSAGE}")
+    async with listening(users=known, clock=clock, allow_networks=FAR_AWAY) as house:
+        talk = await house.connect()
+        costs = [(await cost_s(talk, clock))[0] for _ in range(3)]
+
+    assert round(first) == 2
+    assert [round(seconds) for seconds in costs] == [2, 4, 8]
+
+
+async def test_mistake_is_no_mistake_any_more_once_the_user_is_changed(
+    known: Users, tmp_path: Path
+) -> None:
+    """The pair is remembered with the entry that it was found wrong against."""
+    clock = ManualClock()
+    async with listening(users=known, clock=clock, auth="required") as house:
+        talk = await house.connect()
+        await cost_s(talk, clock)
+        users.put(tmp_path / "users", "listmonk", cheap("canary-guess"))
+
+        await talk.say(f"C: {WRONG}\nS: 235 *")
+
+
+async def test_mistakes_remembered_are_bounded(
+    known: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest is forgotten, and costs again."""
+    monkeypatch.setattr(auth, "REMEMBERED_MAX", 2)
+    passwords = auth.Passwords(known)
+
+    for guess in ("one", "two", "three"):
+        assert not await passwords.is_right("listmonk", guess)
+
+    assert len(passwords._wrong) == 2
+    assert not passwords.is_old_mistake("listmonk", "one")
+    assert passwords.is_old_mistake("listmonk", "three")
 
 
 async def test_who_may_send_anyway_is_told_at_once(known: Users) -> None:
@@ -143,6 +195,50 @@ async def test_many_connections_guess_no_faster_than_one(known: Users, looks: li
             await clock.advance(0.01)
         for answer in answers:
             answer.cancel()
+
+
+async def test_crowd_of_origins_guesses_no_faster_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too many to be told apart, they stand in one queue."""
+    monkeypatch.setattr(guesses, "ORIGINS_MAX", 0)
+    clock, queue, looks = ManualClock(), logins.Queue(logins.STRANGERS), list[str]()
+
+    async def wait(patiently: Callable[[], Awaitable[object]]) -> object:
+        return await patiently()
+
+    async def guess(origin: str) -> bool:
+        async def check() -> bool:
+            looks.append(origin)
+            return False
+
+        return await queue.look(origin, clock, wait, check)
+
+    crowd = [asyncio.create_task(guess(f"192.0.2.{n}")) for n in range(9)]
+    for looked_at, wait_s in enumerate((2, 4, 8, 16, 30, 30), 1):
+        await clock.advance(wait_s - 0.01)
+        assert len(looks) == looked_at
+        await clock.advance(0.01)
+    for one in crowd:
+        one.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+
+
+async def test_turns_are_forgotten_with_the_last_who_waits() -> None:
+    """A thousand addresses that came once leave nothing behind but their accounts."""
+    queue, clock = logins.Queue(logins.FRIENDS), ManualClock()
+
+    async def wait(_: Callable[[], Awaitable[object]]) -> object:
+        return None
+
+    async def check() -> bool:
+        return False
+
+    for n in range(1000):
+        await queue.look(f"192.0.2.{n}", clock, wait, check)
+
+    assert len(queue._turns) == 0
+    assert len(queue._guesses._accounts) <= guesses.ORIGINS_MAX
 
 
 async def test_hanging_up_does_not_shorten_the_wait(known: Users, looks: list[str]) -> None:

@@ -400,7 +400,22 @@ async def test_too_many_connections_is_told_when_none_is_open() -> None:
             await pool.acquire()
 
         assert str(caught.value.reply) == TOO_MANY
-        assert pool.snapshot().ceiling == 1
+
+
+async def test_too_many_connections_with_none_open_leaves_the_ceiling_alone() -> None:
+    """A relay that was killed still counts there; its successor must not crawl for minutes."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        server.script("GREETING", Close(TOO_MANY))
+        with pytest.raises(Refused):
+            await pool.acquire()
+
+        assert pool.snapshot().ceiling == 200
+
+        pool.want(20)
+        acquiring = asyncio.create_task(acquire_all(pool, 10))
+        await clock.advance(1)  # the back-off
+        assert len(await acquiring) == 10
 
 
 async def test_failed_opening_is_logged_without_a_secret(

@@ -232,23 +232,3 @@ def test_unit_is_hardened(tmp_path: Path) -> None:
     done = run_analyze(tmp_path, "security", "--offline=true", "--threshold=15")
 
     assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize(
-    ("mode", "in_folder", "expected"),
-    [
-        (0o600, False, True),
-        (0o400, False, True),
-        (0o440, False, False),
-        (0o660, True, False),
-        (0o440, True, True),
-        (0o444, True, False),
-    ],
-)
-def test_secret_is_private(tmp_path: Path, mode: int, in_folder: bool, expected: bool) -> None:
-    """0600; as a systemd credential 0440, too, which is how newer ones show it."""
-    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)} if in_folder else {}
-
-    found = systemd.is_private(tmp_path / "users", 0o100000 | mode, environment=environment)
-
-    assert found is expected

@@ -118,8 +118,9 @@ SELECT DISTINCT envelope_id FROM recipient
 WHERE state = 0 AND due_at > ? AND envelope_id > ? ORDER BY envelope_id LIMIT ?;
 
 -- name: clamp_recipients
--- Makes the waiting recipients of an envelope due no later than a moment.
-UPDATE recipient SET due_at = min(due_at, ?) WHERE envelope_id = ? AND state = 0;
+-- Makes waiting recipients due earlier, after a clock that was set back, within two bounds.
+UPDATE recipient SET due_at = min(?, max(?, due_at - ?))
+WHERE envelope_id = ? AND state = 0 AND due_at > ?;
 
 -- name: dead_ids
 -- The next envelopes that died before a moment, the longest dead first.

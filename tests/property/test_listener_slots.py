@@ -1,0 +1,125 @@
+"""Places for friends and strangers, whoever comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.listener import slots
+from relay.listener.slots import Slots
+
+if TYPE_CHECKING:
+    from relay.listener.connection import Connection
+
+
+@dataclass(eq=False)
+class Guest:
+    """What a connection is to the slots; its place comes free when it is told to go."""
+
+    origin: str
+    room: Room
+    is_out: bool = False
+    is_friend: bool = False
+
+    def push_out(self) -> None:
+        assert not self.is_friend, "a friend was pushed out"
+        assert not self.is_out
+        here = Counter(one.origin for one in self.room.strangers)
+        assert here[self.origin] == max(here.values()), "another origin has more"
+        self.is_out = True
+        self.room.slots.leave(cast("Connection", self))
+
+
+@dataclass
+class Room:
+    slots: Slots
+    guests: list[Guest] = field(default_factory=list)
+
+    @property
+    def inside(self) -> list[Guest]:
+        return [one for one in self.guests if not one.is_out]
+
+    @property
+    def strangers(self) -> list[Guest]:
+        return [one for one in self.inside if not one.is_friend]
+
+    async def come(self, origin: str) -> Guest:
+        guest = Guest(origin, self, is_friend=not origin)
+        async with asyncio.timeout(2):
+            await self.slots.take()
+        self.guests.append(guest)
+        self.slots.seat(cast("Connection", guest), origin)
+        return guest
+
+    def log_in(self, guest: Guest) -> None:
+        guest.is_friend = True
+        self.slots.befriend(cast("Connection", guest))
+
+    def go(self, guest: Guest) -> None:
+        guest.is_out = True
+        self.slots.leave(cast("Connection", guest))
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    st.integers(1, 9),
+    st.lists(st.tuples(st.sampled_from(["come", "log in", "go"]), st.integers(0, 8)), max_size=60),
+)
+def test_strangers_keep_to_their_share_and_friends_to_their_places(
+    connections_max: int, steps: list[tuple[str, int]]
+) -> None:
+    """Never more strangers than their share; only they are pushed out; who comes gets in.
+
+    Whoever is pushed out is of an origin than which none has more.
+    """
+
+    async def play() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(slots, "STRANGERS_MIN", 2)
+            room = Room(Slots(connections_max))
+        for step, n in steps:
+            inside = room.inside
+            has_place = len(inside) < connections_max or any(not one.is_friend for one in inside)
+            if step == "come" and has_place:
+                newcomer = await room.come(("", "a", "b", "c")[n % 4])
+                assert not newcomer.is_out
+            elif inside and step == "log in":
+                room.log_in(inside[n % len(inside)])
+            elif inside and step == "go":
+                room.go(inside[n % len(inside)])
+            assert len(room.inside) <= connections_max
+            assert room.slots.strangers == len(room.strangers) <= room.slots.strangers_max
+            assert room.slots.are_taken == (len(room.inside) == connections_max)
+
+    asyncio.run(play())
+
+
+async def test_longest_here_goes_first_where_all_have_the_same() -> None:
+    """Also when the longest here is of an origin whose first has left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "STRANGERS_MIN", 3)
+        room = Room(Slots(3))
+    first, second, third = [await room.come(origin) for origin in "aba"]
+    room.go(first)
+    fourth = await room.come("c")
+    await room.come("d")
+
+    assert second.is_out
+    assert not third.is_out
+    assert not fourth.is_out
+
+
+@pytest.mark.parametrize(
+    ("connections_max", "strangers_max"), [(1, 1), (20, 20), (60, 50), (500, 125), (4000, 1000)]
+)
+def test_share_is_a_quarter_but_enough_for_one_pool(
+    connections_max: int, strangers_max: int
+) -> None:
+    """A Listmonk on another machine opens all its connections at once, and each is a stranger."""
+    assert Slots(connections_max).strangers_max == strangers_max
