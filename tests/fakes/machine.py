@@ -8,7 +8,6 @@ relay is a process of its own that knows of neither.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import random
 import shutil
@@ -25,6 +24,7 @@ from relay.dispatcher.books import UNSETTLED_MAX
 from relay.mailer import Client, Told, make_mail
 from relay.twin import Latency, TwinConfig, by_relay_id
 from tests.fakes.running import PATIENCE_S
+from tests.fakes.spool_file import query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tests.fakes.running import RunningRelay
 
 MIB = 1 << 20
+PAGE_BYTES = 4096
+"""SQLite's own choice."""
 QUIET_S = 2.0
 """Nothing more is on its way if nothing has arrived for so long; sessions are fast here."""
 CAMPAIGN = "14fe7a64-ac40-4cd4-9783-6a526bb85fd0"
@@ -76,6 +78,25 @@ def filled(disk: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink()
+
+
+def pages_of(database: Path, table: str, kind: str = "leaf") -> list[int]:
+    """The numbers of the pages of a table or an index, by SQLite's own account."""
+    sql = "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = ? ORDER BY pageno"
+    return [page for (page,) in query(database.parent, sql, (table, kind))]  # type: ignore[misc]
+
+
+def all_pages(database: Path) -> list[tuple[int, str]]:
+    """Every page but the first, with what it is."""
+    sql = "SELECT pageno, name || ' ' || pagetype FROM dbstat WHERE pageno > 1"
+    return query(database.parent, sql)  # type: ignore[return-value]
+
+
+def spoil(database: Path, page: int, rng: random.Random) -> None:
+    """Overwrite a page, as a failing disk might; its neighbours stay whole."""
+    with database.open("r+b") as file:
+        file.seek((page - 1) * PAGE_BYTES)
+        file.write(rng.randbytes(PAGE_BYTES))
 
 
 _SHIM = r"""
@@ -218,9 +239,6 @@ def failing_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FailingDisk:
     monkeypatch.setenv("DISK_FAULT", str(folder / "disk.control"))
     monkeypatch.setenv("DISK_FAULT_PREFIX", str(folder / "relay.db"))
     return disk
-
-
-ERRNO_NAMES = {number: errno.errorcode[number] for number in (errno.ENOSPC, errno.EROFS, errno.EIO)}
 
 
 @dataclass

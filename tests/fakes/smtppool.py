@@ -21,8 +21,9 @@ from tests.fakes.smtppool_programs import program
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-VERSIONS = ("v1.1.0", "v2.0.0", "v2.1.2")
-"""In Listmonk 3.0 to 4.1, 5.0.0 to 5.0.2 and 6.2."""
+VERSIONS = ("v1.1.0", "v2.0.0", "v2.1.2", "v2.2.0")
+"""In Listmonk 3.0 to 4.1, 5.0.0 to 5.0.2 and 6.2; the last is the newest that the module proxy
+had on 2026-11-24."""
 
 CAMPAIGN = "14fe7a64-ac40-4cd4-9783-6a526bb85fd0"
 HTML = "<html><body><h1>Notes № {n} — café</h1>\n<p>Dear Reader {n},</p>\n.\n..dots</body></html>"

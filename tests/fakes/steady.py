@@ -26,8 +26,6 @@ class SteadyClient(Client):
         super().__init__(host, port, connections=connections, attempts=100_000)
         self._open: set[Connection] = set()
         self._queue: asyncio.Queue[Mail | None] = asyncio.Queue(BEHIND_MAX)
-        self.behind_s = 0.0
-        """How late the mail sent last began, at the worst."""
 
     async def send_at(self, per_s: float, mails: Iterator[Mail], until: Callable[[], bool]) -> Told:
         """Send from ``mails`` until told to stop; what became of each is in the answer."""

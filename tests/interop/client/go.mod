@@ -1,0 +1,3 @@
+module interop/client
+
+go 1.23
