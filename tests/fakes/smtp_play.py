@@ -43,6 +43,8 @@ class Score:
     in_the_air: int = 0
     """Kept, with the connection cut before its 250 was out."""
     sent_bytes: int = 0
+    grown_bytes: int = 0
+    """Of memory, by the caller's reckoning."""
     codes: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
 
