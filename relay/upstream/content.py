@@ -16,9 +16,13 @@ _BARE_ENDING = re.compile(rb"\r\n|\n|\r")
 def normalise(content: bytes) -> bytes:
     """``content`` with CRLF as its only line ending, and one at its end (RFC 5321 §2.3.8).
 
-    The same object if nothing had to change. Empty content stays empty: RFC 5321
-    §4.1.1.4 lets the dot follow the command line's own CRLF.
+    Without NUL, which no mail may hold (RFC 2045 §2.7, §2.8): a server that drops it before
+    it looks for the end could find one within. The same object if nothing had to change.
+    Empty content stays empty: RFC 5321 §4.1.1.4 lets the dot follow the command line's own
+    CRLF.
     """
+    if b"\0" in content:
+        content = content.replace(b"\0", b"")
     pairs = content.count(b"\r\n")
     if content.count(b"\n") != pairs or content.count(b"\r") != pairs:
         content = _BARE_ENDING.sub(b"\r\n", content)

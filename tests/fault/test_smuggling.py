@@ -174,7 +174,8 @@ async def test_one_message_in_is_one_message_out(tmp_path: Path) -> None:
 
         told = {below_trace(record.content or b"") for record in twin.ledger.records}
         for name, _, made in CORPUS:
-            assert content_of(made) in told, name
+            # NUL, which no mail may hold, is kept by the spool and not passed on.
+            assert content_of(made).replace(b"\0", b"") in told, name
         assert len(twin.ledger.records) == len(CORPUS) + len(stored)
         assert twin.ledger.total.attempts == len(twin.ledger.records)
         assert not twin.ledger.total.refused
@@ -271,4 +272,5 @@ async def test_content_of_any_age_has_one_end_for_the_most_credulous_upstream() 
     assert len(tape.commands) == 1 + 3 * len(contents)
     for raw in tape.contents:
         assert not has_bare_ending(raw)
+        assert b"\0" not in raw
         assert [match.end() for match in CREDULOUS.finditer(raw)] == [len(raw) - 2]

@@ -31,6 +31,20 @@ def test_peer_gets_the_content_byte_for_byte(content: bytes) -> None:
     assert unstuff(stuff(normalise(content))) == normalise(content)
 
 
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        (b"a\r\n\0.\r\nb\r\n", b"a\r\n..\r\nb\r\n.\r\n"),
+        (b"a\r\n.\0\r\nb\r\n", b"a\r\n..\r\nb\r\n.\r\n"),
+        (b"a\r\0\n.\r\n", b"a\r\n..\r\n.\r\n"),
+        (b"\0", b".\r\n"),
+    ],
+)
+def test_nul_hides_no_end(content: bytes, sent: bytes) -> None:
+    """It is dropped before dots are stuffed, so that a peer that drops it finds no second end."""
+    assert stuff(normalise(content)) == sent
+
+
 @given(PIECES)
 def test_normalised_content_has_no_bare_ending(content: bytes) -> None:
     """Each of CRLF, CR and LF is one CRLF; nothing else changes, and twice is once."""
