@@ -85,7 +85,7 @@ def forget(name: str, *, environment: Mapping[str, str] = os.environ) -> bool:
     return notify(environment=environment, FDSTOREREMOVE="1", FDNAME=name)
 
 
-def settle(*, environment: Mapping[str, str] = os.environ) -> bool:
+def barrier(*, environment: Mapping[str, str] = os.environ) -> bool:
     """Return once systemd has read all that it was told (``BARRIER=1``); whether it has.
 
     A process that ends at once may be gone before systemd looks who it was, and then its

@@ -33,6 +33,7 @@ LINE_MAX_BYTES = 4_096
 FIELD_MAX_BYTES = 8_190
 """Of one header; browsers send the cookies of all that runs on this machine to each of them."""
 FIELDS_MAX = 128
+"""Headers of one request; browsers send some twenty."""
 LINGER_MAX_S = 2.0
 """For the rest of a body that nobody wanted, so that the answer is read before the end."""
 

@@ -18,7 +18,8 @@ from relay.envelope import redact, redact_all
 from relay.guesses import origin_of
 from relay.listener import address, auth, replies
 from relay.listener.body import BodyReader
-from relay.listener.connection import NOTHING, Command, Connection, Step
+from relay.listener.connection import Step
+from relay.listener.dialogue import NOTHING, Command, Dialogue
 from relay.listener.inflow import ClientGone
 from relay.listener.intake import RECIPIENTS_MAX, Mail, Via
 
@@ -48,8 +49,8 @@ SIZE_DIGITS_MAX = 20
 _CRAM = "CRAM-MD5"
 
 
-class Client(Connection):
-    """The dialogue with one client."""
+class Client(Dialogue):
+    """What one client can say; each command is a method, in the order of a session."""
 
     _wrong_logins = 0
 

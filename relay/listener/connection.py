@@ -1,18 +1,16 @@
-"""One client connection: its life, and lines in and replies out.
+"""One client connection: its life, from the connect to the end, or to the next relay.
 
-A subclass of aiosmtpd's ``SMTP``, which gives the connection's life and the hooks. What
-it does itself would lose mail from Listmonk
-and is replaced here (aiosmtpd 1.4.6, read): it hangs up after five unknown commands, answers
-the empty line after a refused dot, cancels the dialogue when the client half-closes, tells
-an exception's text with 500, and sets a timer and writes two log lines for each command.
+A subclass of aiosmtpd's ``SMTP``, which gives the connection's life and the hooks. It cancels
+the dialogue when the client half-closes, and sets a timer for each command; both are replaced
+here (aiosmtpd 1.4.6, read).
 
 The relay closes first only when it drains, when a stranger has not logged in within
 ``STRANGER_MAX_S`` or has to make room for another (``slots``), and after hours of silence
-from anyone.
+from anyone. What else a stranger can be hung up on for: ``dialogue`` and ``client``.
 
-Why two classes for one connection, where we have no base classes else: aiosmtpd's hooks
-are methods of one object, and together they are more than a reader takes in at once.
-No properties here: aiosmtpd's constructor reads every attribute of the new object.
+Why three classes for one connection (``dialogue``, ``client``), where we have no base classes
+else: aiosmtpd's hooks are methods of one object, and together they are more than a reader takes
+in at once. No properties here: aiosmtpd's constructor reads every attribute of the new object.
 """
 
 from __future__ import annotations
@@ -20,21 +18,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING
 
 from aiosmtpd.smtp import SMTP
 
-from relay.errors import RelayError
 from relay.guesses import origin_of
-from relay.listener import access, replies
+from relay.listener import access
 from relay.listener.handover import Keep, Standing, let_go
-from relay.listener.inflow import ClientGone, Inflow, LineTooLong
+from relay.listener.inflow import ClientGone, Inflow
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from relay.listener.allowance import Allowance
     from relay.listener.auth import Passwords
@@ -43,16 +40,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 STRANGER_MAX_S = 60.0
 """From the connection to the login, whatever a stranger says meanwhile: a trickle of bytes must
 not keep a place. RFC 5321 §4.5.3.2.7 asks a server to wait 5 minutes at least, for mail; a
 stranger can bring none. Listmonk logs in within a second; all that strangers can have before it
 in the queue for a password check are some seconds."""
-
-STRANGER_LINES_MAX = 100
-"""Commands of a stranger. It needs ten to log in, and each one takes our time from Listmonk."""
 
 IDLE_BETWEEN_S = 86_400.0
 """Between commands: Listmonk with one connection keeps it for ever, idle (facts: listmonk.md 1)."""
@@ -65,15 +57,8 @@ GONE_GRACE_S = 1.0
 Its end had come, so keeping it is right; Listmonk takes it for lost either way (facts:
 listmonk-wire.md, Errors)."""
 
-TURN_MAX = 100
-"""Commands obeyed in a row before others have their turn: some half a millisecond."""
-
 _KEEPALIVE = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 5}
 """Seconds, seconds, probes: a peer that vanished is found after some five minutes."""
-
-_BEFORE_TLS = frozenset({b"EHLO", b"HELO", b"NOOP", b"QUIT", b"RSET", b"STARTTLS"})
-
-_OF_A_MESSAGE = frozenset({b"MAIL", b"RCPT", b"DATA"})
 
 
 class Step(Enum):
@@ -102,20 +87,10 @@ class House:
     slots: Slots
 
 
-Command = Callable[[Any, str], Awaitable[bytes]]
-"""A method that takes a command's argument and returns the reply, or ``NOTHING``."""
-
-NOTHING = b""
-"""No reply: all has been said."""
-
-
 class Connection(SMTP):
     """The server's side of one connection; ``on_end`` is called once, when all of it is over."""
 
     transport: asyncio.Transport | None
-    _COMMANDS: ClassVar[dict[bytes, Command]] = {}
-
-    _is_extended = False
 
     def __init__(
         self,
@@ -141,7 +116,7 @@ class Connection(SMTP):
         self._auth_user = ""
         self._standing = standing
         self._keep: Keep | None = None
-        self._is_encrypted = self._is_trusted = self._is_logging_in = False
+        self._is_extended = self._is_encrypted = self._is_trusted = self._is_logging_in = False
         self._is_full = self._is_draining = self._is_over = False
         self._was_refused = self._in_content = False
         self._in_turn = 0
@@ -323,144 +298,6 @@ class Connection(SMTP):
         if self._is_stranger():
             return STRANGER_MAX_S
         return IDLE_CONTENT_S if self._in_content else IDLE_BETWEEN_S
-
-    # The dialogue.
-
-    async def _handle_client(self) -> None:
-        """Loop in aiosmtpd's place: one line, one answer, until one side has had enough."""
-        try:
-            if self._standing is None or not self._standing.is_greeted:
-                await self.push(b"220 " + self._name() + b" ESMTP listmonk-relay")
-            while (line := await self._next_line()) is not None:
-                await self._obey(line)
-        except ClientGone:
-            pass
-        finally:
-            if self.transport is not None:
-                self.transport.close()
-
-    async def _next_line(self) -> bytes | None:
-        """The next command; None once the relay drains and nothing is under way."""
-        while True:
-            try:
-                line = self._inflow.line()
-            except LineTooLong:
-                await self.push(replies.LINE_TOO_LONG)
-                continue
-            if line is not None:
-                self._in_turn += 1
-                if self._in_turn > TURN_MAX:
-                    self._in_turn = 0
-                    await asyncio.sleep(0)
-                return line
-            if self._is_draining and self._mail is None and not self._is_logging_in:
-                await asyncio.sleep(0)  # uvloop sends what was written at the end of its turn
-                self._let_go()
-                return None
-            await self._more()
-
-    async def _more(self) -> None:
-        self._in_turn = 0
-        self._silent_since = self.loop.time()
-        try:
-            await self._inflow.more()
-        finally:
-            self._silent_since = None
-
-    async def _obey(self, line: bytes) -> None:
-        self._line = line
-        if not line and self._was_refused:
-            # Listmonk ends a refused message twice: an empty line, a dot, and reads one answer.
-            return
-        self._was_refused = False
-        if self._is_stranger():
-            self._stranger_lines += 1
-            if self._stranger_lines > STRANGER_LINES_MAX:
-                await self.push(replies.STRANGER_BUSY)
-                raise ClientGone
-        try:
-            reply = await self._reply_to(line)
-        except ClientGone:
-            raise
-        except Exception as error:  # the one of this loop
-            await self._apologise(error)
-        else:
-            if reply is not NOTHING:
-                self._note_refusal(line, reply)
-                await self.push(reply)
-
-    def _note_refusal(self, line: bytes, reply: bytes) -> None:
-        """Log what lost somebody a message: Listmonk keeps no record of it."""
-        if reply[0] in b"45" and line[:4].upper() in _OF_A_MESSAGE:
-            level = logging.WARNING if self._is_trusted or self._auth_user else logging.INFO
-            at = line[:4].decode().lower()
-            facts = {"peer": self._peer, "at": at, "reply": reply.decode()}
-            log.log(level, "message refused", extra=facts)
-
-    async def _reply_to(self, line: bytes) -> bytes:
-        verb, _, argument = line.partition(b" ")
-        verb = verb.upper()
-        command = self._COMMANDS.get(verb)
-        if command is None:
-            return replies.UNKNOWN
-        if self._listen.tls_required and not self._is_encrypted and verb not in _BEFORE_TLS:
-            return replies.TLS_FIRST
-        try:
-            text = argument.strip().decode()
-        except UnicodeDecodeError:
-            return replies.NOT_TEXT
-        return await command(self, text)
-
-    async def _apologise(self, error: Exception) -> None:
-        self._mail = None
-        await self.push(await self.handle_exception(error))
-        if self._in_content:
-            # What follows would be read as commands, though it is somebody's letter.
-            raise ClientGone from error
-
-    async def handle_exception(self, error: Exception) -> str:
-        """Give aiosmtpd's hook the reply to a failure of ours, which is logged."""
-        if isinstance(error, RelayError):
-            log.error("message not kept", extra={"error": str(error)})
-        else:
-            log.error("surprise in the listener", exc_info=error)
-            self._observer.failed("listener")
-        return replies.of_failure(error).decode()
-
-    async def push(self, status: bytes | str) -> None:
-        """Answer with ``status``, one or more whole lines without the last line's end."""
-        reply = status.encode("ascii", "replace") if isinstance(status, str) else status
-        if reply[0] in b"45":
-            self._observer.refused(int(reply[:3]))
-        wire = self._wire()
-        if wire.is_closing():
-            raise ClientGone
-        wire.write(reply + b"\r\n")
-        if self._is_full:
-            await self._flush()
-
-    async def _flush(self) -> None:
-        """Wait until a client that sends and does not read has read."""
-        self._silent_since = self.loop.time()
-        try:
-            await self._writer.drain()
-        except OSError as error:
-            raise ClientGone from error
-        finally:
-            self._silent_since = None
-
-    def _name(self) -> bytes:
-        return str(self.hostname).encode()
-
-    async def _within(self, step: Step, wait: Callable[[], Awaitable[_T]]) -> _T:
-        """Wait for a resource of ours, until the client leaves."""
-        if self._inflow.ended:
-            raise ClientGone
-        self._step = step
-        try:
-            return await wait()
-        finally:
-            self._step = Step.CLIENT
 
 
 def _keep_alive(connection: socket.socket | None) -> None:

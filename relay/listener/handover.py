@@ -95,7 +95,7 @@ def store(resting: Sequence[Resting]) -> bool:
             return (
                 systemd.store([file], STANDINGS_NAME)
                 and systemd.store([one.socket.fileno() for one in resting], CLIENT_NAME)
-                and systemd.settle()
+                and systemd.barrier()
             )
         finally:
             os.close(file)

@@ -40,7 +40,7 @@ BACKLOG = 4_096
 """Connections the kernel keeps for us (Linux cuts it to net.core.somaxconn, 4096 by default)."""
 
 DRAIN_GRACE_S = 30.0
-"""For transactions under way at the end. systemd's TimeoutStopSec must be longer."""
+"""For transactions under way at the end."""
 
 ABORT_GRACE_S = 2.0
 """For connections that were cut to be gone."""
@@ -117,6 +117,8 @@ class Listener:
         logging.getLogger("mail.log").setLevel(logging.CRITICAL + 1)
         self._tls = access.tls_context(self._listen)
         opened = [] if self._sockets else access.open_sockets(self._listen)
+        if self._sockets:
+            log.info("the sockets are systemd's: listen.host and listen.port have no effect")
         try:
             access.check_sockets(self._sockets or opened, self._listen)
         except BaseException:

@@ -70,7 +70,7 @@ AUTH_CRAM_NONE = (
     b"504 5.5.4 CRAM-MD5 needs a user made with: relay user add --cram NAME;"
     b" or choose LOGIN in Listmonk's SMTP settings"
 )
-STRANGER_BUSY = b"421 4.7.0 Too many commands without a login"
+COMMANDS_TOO_MANY = b"421 4.7.0 Too many commands without a login"
 AUTH_WRONG = (
     b"535 5.7.8 Wrong user name or password: correct them in Listmonk's SMTP settings,"
     b" or set a new password with: relay user add NAME"

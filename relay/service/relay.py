@@ -24,7 +24,7 @@ from relay.dashboard import DashboardServer, read_token
 from relay.dispatcher import IN_DOUBT_REASON
 from relay.errors import ConfigError, SpoolError
 from relay.figures import Figures
-from relay.listener import Listener, Resting, by_domain, store, users_of
+from relay.listener import DRAIN_GRACE_S, Listener, Resting, by_domain, store, users_of
 from relay.metrics import Metrics
 from relay.service.branch import Branch, Shared
 from relay.service.figures import holds_of, in_words, is_paused, room_of, streams_of, upstream_of
@@ -44,11 +44,9 @@ _log = logging.getLogger(__name__)
 
 SAVE_S = 60.0
 """How often what was learned is written down; a crash forgets at most this much."""
-DRAIN_GRACE_S = 30.0
-"""Time for clients in mid-message at the end. With ``dot_timeout_s`` and ``ANSWER_MARGIN_S``
-it must fit into systemd's TimeoutStopSec."""
 ANSWER_MARGIN_S = 10.0
-"""For an answer that comes in the last moment to be written down."""
+"""For an answer that comes in the last moment to be written down. With ``dot_timeout_s`` and the
+listener's ``DRAIN_GRACE_S`` it must fit into systemd's TimeoutStopSec."""
 CLOCK_S = 10.0
 """How often the wall clock is compared with the monotonic one."""
 _STILL_TO_GO = frozenset({State.WAITING, State.PARKED})
@@ -137,7 +135,7 @@ class Relay:
         return self._draining_since
 
     def drain(self) -> None:
-        """Take no more, finish what is under way, and let ``run`` return."""
+        """Send nothing more, settle what is under way, take no more; ``run`` returns then."""
         if self._draining_since is None:
             self._draining_since = self._clock.monotonic()
         self._draining.set()

@@ -76,7 +76,7 @@ class Presence:
         try:
             copy = self._copied(db)
         except (OSError, sqlite3.Error):
-            log.critical("spool is not at its place, and not rescued", exc_info=True, extra=facts)
+            log.exception("spool is not at its place, and not rescued", extra=facts)
         else:
             log.error("spool was not at its place, rescued", extra={**facts, "copy": str(copy)})
 

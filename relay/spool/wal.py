@@ -33,6 +33,7 @@ _FRAME_HEADER_BYTES: Final = 24
 _MAGIC: Final = 0x377F0682
 """The lowest bit says whether checksums are big-endian."""
 _PAGE_BYTES_MIN: Final = 512
+"""The smallest that SQLite makes (sqlite.org/fileformat2.html, 1.3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def check(db: sqlite3.Connection, path: Path, written: Written) -> None:
         facts["copy"] = str(copy)
     except OSError as error:
         facts["not_copied"] = str(error)
-    log.critical(
+    log.error(
         "the spool's log was damaged: mail of the last minutes before the crash may be lost, and"
         " some may be sent again; compare Listmonk's campaign with relay find",
         extra=facts,

@@ -5,32 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import re
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from relay.mailer import Client, make_mail
+from tests.fakes.process import cpu_s, rss_bytes
 from tests.fakes.running import relay_and_twin
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 IDLE_S = float(os.environ.get("BENCH_IDLE_S", "30"))
 MESSAGES = 20
 CPU_SHARE_MAX = 0.005
 RSS_BYTES_MAX = 80_000_000
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used: utime and stime of proc(5), "/proc/pid/stat"."""
-    # The name in the second field may hold anything, so count from behind it.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def rss_bytes(pid: int) -> int:
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.M)
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 @pytest.mark.bench

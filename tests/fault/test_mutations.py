@@ -99,6 +99,14 @@ MUTATIONS = (
         "tests/fault/test_kills.py::test_p3_a_disk_that_hangs_bounds_what_goes_twice",
     ),
     Mutation(
+        "P3",
+        "what a crash left parked stays parked",
+        "relay/service/relay.py",
+        "                await self._spool.release(key)\n",
+        "                pass\n",
+        "tests/integration/test_service.py::test_mail_parked_under_a_hold_that_is_gone_waits_again",
+    ),
+    Mutation(
         "P4",
         "an attempt counted on a throttle",
         "relay/lifecycle.py",

@@ -348,13 +348,8 @@ def test_no_secret_is_shown_by_a_refused_configuration(tmp_path: Path, command: 
     """Exit code 78, each key, and where a secret belongs instead."""
     (tmp_path / "relay.toml").write_text(BAD_TOML)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "relay", command, "-c", str(tmp_path / "relay.toml")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    words = [sys.executable, "-m", "relay", command, "-c", str(tmp_path / "relay.toml")]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == EXIT_CONFIG
     assert done.stderr.count("not shown here") == 7

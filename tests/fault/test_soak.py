@@ -23,7 +23,7 @@ import pytest
 
 from relay.mailer import make_mail
 from relay.twin import Farewell, Latency, TwinConfig, by_relay_id
-from tests.bench.test_idle import rss_bytes
+from tests.fakes.process import rss_bytes
 from tests.fakes.running import PATIENCE_S, relay_and_twin
 from tests.fakes.spool_file import query
 from tests.fakes.steady import SteadyClient

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,7 @@ from relay.clock import SystemClock
 from relay.config.schema import Spool as Config
 from relay.envelope import Outcome
 from relay.errors import SpoolFull
+from tests.fakes.machine import filled, small_disk
 from tests.fakes.spool_file import (
     PATIENCE_S,
     finished,
@@ -41,33 +41,8 @@ TO_THE_WALL = Config(free_min_bytes=0, size_max_bytes=1 << 40)
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@contextmanager
-def filled(disk: Path) -> Iterator[None]:
-    """While this lasts, another program has taken all that is left of the disk."""
-    path = disk / "other"
-    with path.open("wb", buffering=0) as other:
-        block = bytes(MIB)
-        while block:
-            try:
-                other.write(block)
-            except OSError:
-                block = block[: len(block) // 2 if len(block) > 4096 else 0]
-    try:
-        yield
-    finally:
-        path.unlink()
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ import pytest
 
 from relay.mailer import Client, Mail, make_mail
 from relay.twin import Latency, Twin, TwinConfig
-from tests.bench.test_idle import cpu_s, rss_bytes
+from tests.fakes.process import cpu_s, rss_bytes
 from tests.fakes.running import PATIENCE_S, RunningRelay, relay_and_twin
 from tests.fakes.spool_file import query, until
 from tests.fakes.trouble import until_empty

@@ -20,6 +20,7 @@ import trustme
 from relay.listener import Users, users
 from tests.fakes.clock import ManualClock
 from tests.fakes.dialogue import MESSAGE, PATIENCE_S, House, Talk, listening
+from tests.fakes.passwords import cheap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,9 +38,7 @@ WRONG = (
 
 @pytest.fixture
 def known(tmp_path: Path) -> Users:
-    bare = users.Scrypt(2, 1, 1, b"salt", bytes(32))
-    cheap = users.Scrypt(bare.n, bare.r, bare.p, bare.salt, bare.hash(b"secret"))
-    users.put(tmp_path / "users", "listmonk", cheap)
+    users.put(tmp_path / "users", "listmonk", cheap("secret"))
     return Users.load(tmp_path / "users")
 
 

@@ -1,108 +1,26 @@
-"""The dashboard against those who mean it no good: odd requests, many of them, and none at all."""
+"""The dashboard against those who mean it no good: odd requests, and what is said to them."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import logging
-import socket
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from relay.config import Dashboard
-from relay.dashboard import DashboardServer, connection
 from relay.dashboard.access import TOKENS
-from relay.dashboard.connection import CONNECTIONS_MAX, FIELD_MAX_BYTES, FIELDS_MAX, LINE_MAX_BYTES
-from relay.dashboard.events import VIEWERS_MAX
-from relay.figures import StreamFigures
+from relay.dashboard.connection import FIELD_MAX_BYTES, FIELDS_MAX, LINE_MAX_BYTES
 from relay.metrics import Metrics
 from tests.fakes.clock import ManualClock
-from tests.fakes.figures import figures
+from tests.fakes.dashboard import PATIENCE_S, WANTED, ask, idle, reached_end, request, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from relay.clock import Clock
     from relay.figures import Figures
 
-PATIENCE_S = 15.0
 TOKEN = "a-token-of-some-length"
 CANARY = "canary-7c1f"
 OPEN_ENDED = ("/api/v1/events",)
-
-WANTED = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-    "server": "relay",
-}
-
-
-@asynccontextmanager
-async def serving(
-    host: str = "127.0.0.1",
-    *,
-    token: str = "",
-    clock: Clock | None = None,
-    figures: Callable[[], Figures] = figures,
-    metrics: Metrics | None = None,
-) -> AsyncIterator[DashboardServer]:
-    server = DashboardServer(
-        Dashboard(host=host, port=0),
-        metrics or Metrics(),
-        token=token,
-        figures=figures,
-        not_ready=lambda: None,
-        clock=clock or ManualClock(),
-    )
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.stop()
-
-
-class Answer:
-    def __init__(self, raw: bytes) -> None:
-        head, _, self.body = raw.partition(b"\r\n\r\n")
-        first, *fields = head.decode("latin-1").split("\r\n")
-        self.status = int(first.split()[1])
-        self.headers = {
-            name.lower(): value.strip() for name, _, value in (one.partition(":") for one in fields)
-        }
-        self.raw = raw
-
-
-async def ask(server: DashboardServer, raw: bytes) -> Answer:
-    """The first answer to these bytes; of a stream, its beginning."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            writer.write(raw)
-            head = await reader.readuntil(b"\r\n\r\n")
-            answer = Answer(head)
-            length = int(answer.headers.get("content-length", 0))
-            if length and not raw.startswith(b"HEAD"):
-                answer = Answer(head + await reader.readexactly(length))
-            return answer
-    finally:
-        writer.close()
-        try:
-            await writer.wait_closed()
-        except OSError:
-            pass  # the server may have cut off what it would not read
-
-
-def request(path: str, *fields: str, method: str = "GET", host: str = "localhost") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *fields, "", ""]
-    return "\r\n".join(lines).encode("latin-1")
 
 
 def basic(password: str) -> str:
@@ -285,145 +203,3 @@ async def test_wrong_tokens_are_logged_and_bounded(caplog: pytest.LogCaptureFixt
     told = [one for one in caplog.records if one.message == "wrong dashboard token"]
     assert [getattr(one, "peer", "") for one in told] == ["127.0.0.1"] * (TOKENS.free + 1)
     assert CANARY not in caplog.text + str([one.__dict__ for one in told])
-
-
-async def idle(
-    server: DashboardServer, begin: bytes
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(begin)
-    return reader, writer
-
-
-@pytest.mark.parametrize("begin", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
-async def test_five_hundred_idle_connections_keep_nobody_out(begin: bytes) -> None:
-    """Each new one pushes out the oldest that asks for nothing.
-
-    So few descriptors are taken, a watching viewer stays, and the next request is answered.
-    """
-    clock = ManualClock()
-    async with serving(clock=clock) as server:
-        viewer = await idle(server, request("/api/v1/events"))
-        async with asyncio.timeout(PATIENCE_S):
-            await viewer[0].readuntil(b"data: ")
-        crowd = [await idle(server, begin) for _ in range(500)]
-
-        answer = await ask(server, request("/healthz"))
-
-        open_now = [one for one in server._runner.server.connections if one.transport]  # type: ignore[union-attr]
-        assert answer.status == 200
-        assert len(open_now) <= CONNECTIONS_MAX
-        async with asyncio.timeout(PATIENCE_S):
-            for reader, _ in crowd[: 500 - CONNECTIONS_MAX]:
-                assert await reached_end(reader)
-            await clock.advance(1)
-            await viewer[0].readuntil(b"data: ")  # the next second's
-        for _, writer in [viewer, *crowd]:
-            writer.close()
-
-
-async def reached_end(reader: asyncio.StreamReader) -> bool:
-    try:
-        return await reader.read(1) == b""
-    except ConnectionResetError:
-        return True
-
-
-async def test_viewers_are_bounded_and_told_so() -> None:
-    """503 with all the headers, and when to come again."""
-    async with serving() as server:
-        viewers = [await idle(server, request("/api/v1/events")) for _ in range(VIEWERS_MAX)]
-        async with asyncio.timeout(PATIENCE_S):
-            for reader, _ in viewers:
-                await reader.readuntil(b"\r\n\r\n")
-        answer = await ask(server, request("/api/v1/events"))
-        for _, writer in viewers:
-            writer.close()
-
-    assert answer.status == 503
-    assert WANTED.items() <= answer.headers.items()
-
-
-async def test_slow_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers that come drop by drop have so long, and no longer."""
-    monkeypatch.setattr(connection, "IDLE_MAX_S", 0.2)
-    async with serving() as server:
-        reader, writer = await idle(server, b"GET / HTTP/1.1\r\nHost: localhost\r\n")
-
-        async with asyncio.timeout(PATIENCE_S):
-            for _ in range(1000):
-                writer.write(b"X: y\r\n")
-                if await drop_by_drop(reader):
-                    break
-        writer.close()
-
-    assert reader.at_eof() or reader.exception() is not None
-
-
-def stalled_reader(server: DashboardServer) -> socket.socket:
-    """One that asks for much and takes next to nothing."""
-    link = socket.socket()
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    link.connect(("127.0.0.1", server.port))
-    link.sendall(request("/api/v1/status"))
-    return link
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-async def test_readers_that_stall_are_pushed_out_with_what_they_have_not_read() -> None:
-    """Their descriptors are free at once: closing would wait for them, for ever."""
-    stream = StreamFigures(
-        upstream="ses",
-        lane="bulk",
-        campaign="c" * 36,
-        waiting=1,
-        parked=0,
-        quarantined=0,
-        oldest_at=1,
-    )
-    many = replace(figures(), streams=(stream,) * 1_000)
-    too_many = 20
-    async with serving(figures=lambda: many) as server:
-        assert server._door is not None
-        # What is accepted has this, too: so that the system does not take all of the answer.
-        server._door.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        before = open_files()
-        crowd = []
-        for _ in range(CONNECTIONS_MAX + too_many):
-            crowd.append(stalled_reader(server))
-            assert (await ask(server, request("/healthz"))).status == 200
-
-        taken = open_files() - before - len(crowd)
-        for link in crowd:
-            link.close()
-
-    assert taken <= CONNECTIONS_MAX
-
-
-async def drop_by_drop(reader: asyncio.StreamReader) -> bool:
-    """Whether the server has closed by now."""
-    try:
-        async with asyncio.timeout(0.02):
-            return await reached_end(reader)
-    except TimeoutError:
-        return False
-
-
-async def test_body_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer comes at once, and the connection ends although the body goes on."""
-    monkeypatch.setattr(connection, "LINGER_MAX_S", 0.1)
-    async with serving() as server:
-        raw = request("/", "Content-Length: 1000000000", method="POST")
-        reader, writer = await idle(server, raw)
-
-        async with asyncio.timeout(PATIENCE_S):
-            assert b" 405 " in await reader.readline()
-            await reader.readuntil(b"\r\n\r\n")
-            try:
-                await reader.read()  # to the end
-            except ConnectionResetError:
-                pass
-        writer.close()

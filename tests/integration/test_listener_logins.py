@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from relay.listener.client import WRONG_LOGINS_MAX
 from relay.service.logs import LogfmtFormatter
 from tests.fakes.clock import ManualClock
 from tests.fakes.dialogue import MESSAGE, PATIENCE_S, House, Talk, listening
+from tests.fakes.passwords import cheap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,12 +36,6 @@ def given(name: str, password: str) -> str:
 
 
 WRONG, RIGHT = given("listmonk", "canary-guess"), given("listmonk", "secret one")
-
-
-def cheap(password: str) -> users.Scrypt:
-    """An entry whose hash costs nothing, in this module's tests."""
-    bare = users.Scrypt(2, 1, 1, b"salt", bytes(32))
-    return users.Scrypt(2, 1, 1, b"salt", bare.hash(password.encode()))
 
 
 @pytest.fixture(autouse=True)
@@ -345,69 +339,3 @@ async def test_each_wrong_login_is_counted(known: Users) -> None:
         await house.say(f"C: {WRONG}\nS: 535 *\nC: {WRONG}\nS: 535 *")
 
     assert house.counts.refusals == [535, 535]
-
-
-@pytest.mark.parametrize("name", ["listmonk", "cram", "nobody"])
-async def test_check_takes_the_same_steps_whoever_is_named(
-    known: Users, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """One hash at one cost and one comparison: for a hashed entry, a plain one, and none at all."""
-    hashed: list[tuple[int, int, int]] = []
-    compared: list[tuple[int, int]] = []
-    hash_once, compare = users.Scrypt.hash, hmac.compare_digest
-
-    def note_hash(entry: users.Scrypt, password: bytes) -> bytes:
-        hashed.append((entry.n, entry.r, entry.p))
-        return hash_once(entry, password)
-
-    def note_comparison(one: bytes, other: bytes) -> bool:
-        compared.append((len(one), len(other)))
-        return compare(one, other)
-
-    monkeypatch.setattr(users.Scrypt, "hash", note_hash)
-    monkeypatch.setattr(hmac, "compare_digest", note_comparison)
-    passwords = auth.Passwords(known)
-
-    assert not await passwords.is_right(name, "wrong")
-    assert not await passwords.is_right(name, "wrong")
-
-    assert hashed == [(2, 1, 1)] * 2
-    assert len(compared) == 2
-
-
-@pytest.mark.parametrize("name", ["listmonk", "cram", "nobody"])
-def test_cram_check_takes_the_same_steps_whoever_is_named(
-    known: Users, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """One keyed hash and one comparison of two digests, whether or not there is a secret."""
-    compared: list[tuple[int, int]] = []
-
-    def note_comparison(one: bytes, other: bytes) -> bool:
-        compared.append((len(one), len(other)))
-        return one == other
-
-    passwords = auth.Passwords(known)
-    monkeypatch.setattr(hmac, "compare_digest", note_comparison)
-
-    assert not passwords.is_right_answer(name, b"<1@relay>", "0" * 32)
-
-    assert compared == [(32, 32)]
-
-
-async def test_right_pair_of_a_plain_entry_is_hashed_once(
-    known: Users, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As for the others: a campaign opens fifty connections."""
-    hashed: list[bytes] = []
-
-    def note(_: users.Scrypt, password: bytes) -> bytes:
-        hashed.append(password)
-        return bytes(32)
-
-    monkeypatch.setattr(users.Scrypt, "hash", note)
-    passwords = auth.Passwords(known)
-
-    for _ in range(3):
-        assert await passwords.is_right("cram", SECRET)
-
-    assert hashed == [SECRET.encode()]

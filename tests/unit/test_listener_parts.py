@@ -14,6 +14,7 @@ from relay.listener.body import BodyReader, normalised
 from relay.listener.inflow import HIGH_WATER_BYTES, LINE_MAX_BYTES, ClientGone, Inflow, LineTooLong
 from relay.listener.intake import Via, hostname_of
 from relay.listener.observer import NoObserver
+from tests.fakes.passwords import cheap
 
 # --- replies ---------------------------------------------------------------------------
 
@@ -274,11 +275,6 @@ class FewUsers(users.Users):
 
     def refresh(self) -> None:
         pass
-
-
-def cheap(password: str) -> users.Scrypt:
-    bare = users.Scrypt(2, 1, 1, b"salt", bytes(32))
-    return users.Scrypt(2, 1, 1, b"salt", bare.hash(password.encode()))
 
 
 async def test_right_pair_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ import pytest
 
 from relay import systemd
 from relay.config import Listen
-from relay.listener.listener import BACKLOG
-from relay.service.relay import ANSWER_MARGIN_S, DRAIN_GRACE_S
+from relay.listener.listener import BACKLOG, DRAIN_GRACE_S
+from relay.service.relay import ANSWER_MARGIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,20 +150,20 @@ def test_settle_returns_once_systemd_has_come_to_it(listening: tuple[socket.sock
     systemd.forget("client", environment=environment)
     reader.start()
 
-    assert systemd.settle(environment=environment)
+    assert systemd.barrier(environment=environment)
     assert read == [b"FDSTOREREMOVE=1\nFDNAME=client", b"BARRIER=1"]
     reader.join()
 
 
-def test_settle_gives_up_on_a_systemd_that_stands_still(
+def test_barrier_gives_up_on_a_systemd_that_stands_still(
     listening: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of the relay does not hang on it; nor on one that is not there."""
     _, name = listening
     monkeypatch.setattr(systemd, "BARRIER_MAX_S", 0.01)
 
-    assert not systemd.settle(environment={"NOTIFY_SOCKET": name})
-    assert not systemd.settle(environment={})
+    assert not systemd.barrier(environment={"NOTIFY_SOCKET": name})
+    assert not systemd.barrier(environment={})
 
 
 def directives(name: str = "relay.service") -> dict[str, list[str]]:
