@@ -1,4 +1,7 @@
-"""Which event loop this program runs on; above nothing, so that every row may ask."""
+"""The event loop that this program runs on, and what differs between loops.
+
+Above nothing, so that every row may ask.
+"""
 
 from __future__ import annotations
 
@@ -16,3 +19,16 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def abort(transport: asyncio.WriteTransport) -> None:
+    """Close ``transport`` at once, also one that is closing already.
+
+    asyncio's TLS in Python before 3.11.4 (Debian 12 has 3.11.2) forgets the link when it begins
+    to close and cannot abort it any more (*observed*); then ``ssl_shutdown_timeout`` ends it.
+    """
+    try:
+        transport.abort()
+    except AttributeError:
+        if not transport.is_closing():
+            raise

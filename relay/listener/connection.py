@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from aiosmtpd.smtp import SMTP
 
+from relay import loops
 from relay.guesses import origin_of
 from relay.listener import access
 from relay.listener.handover import Keep, Standing, let_go
@@ -217,7 +218,7 @@ class Connection(SMTP):
         """Close now, whatever is under way."""
         self._dialogue().cancel()
         if self.transport is not None:
-            self.transport.abort()
+            loops.abort(self.transport)
 
     def push_out(self) -> None:
         """Make room for somebody who may be a friend."""

@@ -21,6 +21,8 @@ a look-up; ten at a time fill a pool of 200 in a few seconds (assumed; no figure
 
 CUT = 0.9
 CLIMB_EVERY_S = 60.0
+DOUBLINGS_MAX = 16
+"""Of what a ceiling has climbed: 65,535 more sessions, beyond any ``sessions_max``."""
 
 
 @dataclass(slots=True)
@@ -65,11 +67,14 @@ class Width:
 
 @dataclass(slots=True)
 class Ceiling:
-    """The most sessions that may be open: cut by a tenth when refused, then one more a minute.
+    """The most sessions that may be open: cut by a tenth when refused, then higher each minute.
 
     SES publishes no number for ``421 Too many concurrent SMTP connections`` and may count
-    other clients of the account, so the edge is found and tried again (additive increase,
-    multiplicative decrease).
+    other clients of the account, so the edge is found and tried again. The steps double: 1 more
+    after a minute, then 3, 7, 15. An edge that is real is met again after a few minutes, which
+    costs one refused opening and no mail; one that was a moment's trouble is soon far behind.
+    (With one more a minute, a refusal while few sessions were open kept the relay below its
+    intake for the better part of an hour: *observed* in ``tests/fault/test_soak.py``.)
     """
 
     sessions_max: int
@@ -89,9 +94,12 @@ class Ceiling:
         """The moment after ``now`` at which it will be higher; ``inf`` if it is at its top."""
         if self.at(now) >= self.sessions_max:
             return inf
-        return self._cut_at + (self._climbed(now) + 1) * CLIMB_EVERY_S
+        return self._cut_at + (self._steps(now) + 1) * CLIMB_EVERY_S
 
     def _climbed(self, now: float) -> int:
+        return int(2 ** min(self._steps(now), DOUBLINGS_MAX)) - 1
+
+    def _steps(self, now: float) -> int:
         # A loop woken at the very moment may see it a rounding error early.
         return int((now - self._cut_at + 1e-6) / CLIMB_EVERY_S)
 

@@ -15,6 +15,7 @@ from relay.loops import loop_factory
 from relay.twin import Farewell, TwinConfig, certificate_files
 from relay.twin.session import REST_S
 from tests.fakes.rawsmtp import OPEN, PATIENCE_S, dialled, playing
+from tests.fakes.tls import kind_of, trusting
 
 if TYPE_CHECKING:
     from relay.twin import Twin
@@ -36,7 +37,7 @@ class Secure:
     def __init__(self, twin: Twin, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
         self.alerts: list[tuple[int, int]] = []
         self.ended_by: type[Exception] | None = None
-        context = ssl.create_default_context(cafile=str(certificate_files()[0]))
+        context = trusting()
         context.maximum_version = newest
         context._msg_callback = self._note  # type: ignore[attr-defined]
         plain = socket.create_connection(("127.0.0.1", twin.port), timeout=PATIENCE_S)
@@ -65,7 +66,7 @@ class Secure:
                 while data := self._link.recv(1000):
                     heard += data
             except OSError as error:
-                self.ended_by = type(error)
+                self.ended_by = kind_of(error)
         return heard.decode().splitlines()[-1] if heard else ""
 
 

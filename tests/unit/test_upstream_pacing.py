@@ -79,18 +79,23 @@ def test_refusals_of_one_burst_cut_once() -> None:
     assert ceiling.at(102) == 18
 
 
-def test_ceiling_climbs_by_one_a_minute_without_refusals() -> None:
-    """Back towards ``sessions_max`` and not beyond."""
-    ceiling = Ceiling(20)
-    ceiling.on_refused(100, begun_at=99, open_count=20)
+def test_ceiling_climbs_each_minute_without_refusals() -> None:
+    """Ever faster, back towards ``sessions_max`` and not beyond, however long that is ago."""
+    ceiling = Ceiling(60)
+    ceiling.on_refused(100, begun_at=99, open_count=50)
 
-    assert [ceiling.at(100 + minutes * 60) for minutes in (0, 0.99, 1, 2, 3)] == [
-        18,
-        18,
-        19,
-        20,
-        20,
-    ]
+    at = [ceiling.at(100 + minutes * 60) for minutes in (0, 0.99, 1, 2, 3, 4, 1e6)]
+
+    assert at == [45, 45, 46, 48, 52, 60, 60]
+
+
+def test_ceiling_that_fell_to_the_bottom_is_soon_high_again() -> None:
+    """A refusal while few sessions were open must not starve an account for an hour."""
+    ceiling = Ceiling(200)
+    ceiling.on_refused(100, begun_at=99, open_count=1)
+
+    assert ceiling.at(100) == 1
+    assert ceiling.at(100 + 5 * 60) == 32
 
 
 @given(
@@ -118,7 +123,7 @@ def test_ceiling_climbs_at_the_moment_it_says(cut_at: float, sessions_max: int) 
 
     while (at := ceiling.climbs_at(now)) < float("inf"):
         assert at > now
-        assert ceiling.at(at) == ceiling.at(now) + 1
+        assert ceiling.at(at) > ceiling.at(now)
         now = at
 
     assert ceiling.at(now) == sessions_max
