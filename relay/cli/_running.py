@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay import control
+from relay.errors import RelayError
 
 if TYPE_CHECKING:
     from relay.config import Config
@@ -36,8 +37,17 @@ def ask(config: Config, command: str, **body: object) -> dict[str, Any]:
         return answer
     from relay.service import offline  # noqa: PLC0415  # opens spools; most commands need not
 
-    if inside.exists() and not real.exists():
+    if _is_there(inside) and not _is_there(real):
         click.echo("(no relay runs; this is what serve --sandbox left)", err=True)
         config = sandbox.own_spool(config)
 
     return asyncio.run(offline.answer(config, command, body))
+
+
+def _is_there(spool: Path) -> bool:
+    try:
+        return spool.exists()
+    except PermissionError as error:
+        raise RelayError(
+            f"no access to {spool.parent}: run this as root, or as the user that runs the relay"
+        ) from error

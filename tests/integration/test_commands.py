@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from relay import config
 from relay.ageing import Ageing
 from relay.breaker import Hold, Source
 from relay.cli import main
+from relay.cli._running import _is_there
 from relay.cli.status import _lines
 from relay.clock import SystemClock
 from relay.envelope import Outcome
+from relay.errors import RelayError
 from relay.mailer import Client, make_mail
 from relay.spool import Finished, Settlement, Spool, State
 from tests.fakes.figures import figures, hold, room, stream, upstream
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 CAMPAIGN = "14fe7a64-ac40-4cd4-9783-6a526bb85fd0"
 SENDER = "news@lists.example.com"
+NOBODY = 65_534
 
 
 def relay(folder: Path, *words: str) -> Result:
@@ -371,3 +375,19 @@ def test_status_sums_up_what_it_does_not_list() -> None:
     assert "c019" in told
     assert "c020" not in told
     assert "  and 10 more streams with 20 recipients\n" in told
+
+
+def test_folder_that_is_closed_to_us_is_told_in_a_line(tmp_path: Path) -> None:
+    """An ordinary user asks for the status of the service's spool: no traceback, what to do."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    user = os.geteuid()
+    try:
+        if not user:
+            os.seteuid(NOBODY)
+        with pytest.raises(RelayError, match="run this as root"):
+            _is_there(closed / "relay.db")
+    finally:
+        os.seteuid(user)
+        closed.chmod(0o700)
