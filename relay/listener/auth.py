@@ -69,6 +69,12 @@ class Passwords:
             return []
         return [name for name in MECHANISMS if name != "CRAM-MD5" or self._users.has_plain]
 
+    def proof(self, name: str) -> str:
+        """What changes with the user's password, and does not tell it; "" if there is no such."""
+        self._users.refresh()
+        entry = self._users.find(name)
+        return "" if entry is None else hashlib.sha256(f"{name}\0{entry}".encode()).hexdigest()
+
     def knows(self, name: str) -> bool:
         """Whether there is such a user now."""
         self._users.refresh()

@@ -109,6 +109,7 @@ class Client(Dialogue):
 
     async def _encrypt(self, wire: asyncio.Transport, context: ssl.SSLContext) -> None:
         encrypted: asyncio.Transport | None = None
+        self._is_negotiating = True
         try:
             encrypted = await self.loop.start_tls(
                 wire,
@@ -122,10 +123,11 @@ class Client(Dialogue):
             log.info("TLS handshake failed", extra={"peer": self._peer, "error": str(error)})
             raise ClientGone from error
         finally:
+            self._is_negotiating = False
             if encrypted is None:
                 wire.abort()
                 # A link that dies within the handshake is told to nobody (*observed*: asyncio in
-                # Python 3.11, uvloop 0.21); its place would be taken for ever.
+                # Python 3.11, uvloop 0.23); its place would be taken for ever.
                 self.loop.call_soon(self.connection_lost, None)
         if encrypted is None or self.transport is None:
             raise ClientGone
@@ -142,7 +144,7 @@ class Client(Dialogue):
             return refusal
         assert passwords is not None
         mechanism = words[0].upper()
-        self._is_logging_in = True
+        self._is_negotiating = True
         try:
             initial = auth.decode(words[1].encode()) if len(words) == 2 else None
             claim = await auth.MECHANISMS[mechanism](passwords, initial, self._ask)
@@ -150,9 +152,9 @@ class Client(Dialogue):
         except auth.AuthBroken as broken:
             return broken.reply
         finally:
-            self._is_logging_in = False
+            self._is_negotiating = False
         if is_right:
-            self._auth_user = claim.name
+            self._auth_user, self._auth_proof = claim.name, passwords.proof(claim.name)
             self._house.slots.befriend(self)
             return replies.AUTH_OK
         self._wrong_logins += 1

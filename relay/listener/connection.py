@@ -27,7 +27,7 @@ from aiosmtpd.smtp import SMTP
 from relay import loops
 from relay.guesses import origin_of
 from relay.listener import access
-from relay.listener.handover import Keep, Standing, let_go
+from relay.listener.handover import Keep, Standing, encoded, let_go
 from relay.listener.inflow import ClientGone, Inflow
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ IDLE_BETWEEN_S = 86_400.0
 
 IDLE_CONTENT_S = 7_200.0
 """Within a message: it holds memory, and a client that pauses for two hours is dead."""
+
+NEGOTIATION_GRACE_S = 2.0
+"""At a drain, for a login or a TLS handshake under way: a few round trips, over any line."""
 
 GONE_GRACE_S = 1.0
 """How long a message may still take to be kept after its client has left without a stall.
@@ -114,10 +117,10 @@ class Connection(SMTP):
         self._peer = ""
         self._step = Step.CLIENT
         self._mail: Mail | None = None
-        self._auth_user = ""
+        self._auth_user = self._auth_proof = ""
         self._standing = standing
         self._keep: Keep | None = None
-        self._is_extended = self._is_encrypted = self._is_trusted = self._is_logging_in = False
+        self._is_extended = self._is_encrypted = self._is_trusted = self._is_negotiating = False
         self._is_full = self._is_draining = self._is_over = False
         self._was_refused = self._in_content = False
         self._in_turn = 0
@@ -186,14 +189,22 @@ class Connection(SMTP):
             self._dialogue().cancel()
         elif self._step is Step.LOGIN:
             self._dialogue().cancel()
+        elif self._is_negotiating:
+            self.loop.call_later(NEGOTIATION_GRACE_S, self._end_negotiation)
         self._inflow.wake()
+
+    def _end_negotiation(self) -> None:
+        """Nobody may hold up a restart by a login that he does not finish."""
+        if self._is_negotiating:
+            self.abort()
 
     def _go_on_from(self, standing: Standing) -> None:
         self._is_extended = standing.is_extended
         self._was_refused = standing.was_refused
-        if self._house.passwords is not None and self._house.passwords.knows(standing.auth_user):
-            self._auth_user = standing.auth_user
-        self._inflow.feed(standing.unread.encode("latin-1"))
+        passwords, user = self._house.passwords, standing.auth_user
+        if passwords is not None and user and passwords.proof(user) == standing.auth_proof:
+            self._auth_user, self._auth_proof = user, standing.auth_proof
+            passwords.strangers.trust(origin_of(self._peer))
 
     def _let_go(self) -> None:
         """Give the connection to ``keep``, if one is there and all that matters can go along."""
@@ -207,7 +218,8 @@ class Connection(SMTP):
             is_extended=self._is_extended,
             was_refused=self._was_refused,
             auth_user=self._auth_user,
-            unread=unread.decode("latin-1"),
+            auth_proof=self._auth_proof,
+            unread=encoded(unread),
         )
         try:
             self._keep(let_go(wire.get_extra_info("socket").fileno(), standing))

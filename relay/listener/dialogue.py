@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from relay.errors import RelayError
 from relay.listener import replies
 from relay.listener.connection import Connection, Step
+from relay.listener.handover import decoded
 from relay.listener.inflow import ClientGone, LineTooLong
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ class Dialogue(Connection):
     async def _handle_client(self) -> None:
         """Loop in aiosmtpd's place until the connection is closed or let go."""
         try:
+            if self._standing is not None:
+                # Now, not with the connection: a loop may begin to read only after that.
+                self._inflow.feed(decoded(self._standing.unread))
             if self._standing is None or not self._standing.is_greeted:
                 await self.push(b"220 " + self._name() + b" ESMTP listmonk-relay")
             while (line := await self._next_line()) is not None:
@@ -73,7 +77,7 @@ class Dialogue(Connection):
                     self._in_turn = 0
                     await asyncio.sleep(0)
                 return line
-            if self._is_draining and self._mail is None and not self._is_logging_in:
+            if self._is_draining and self._mail is None and not self._is_negotiating:
                 await asyncio.sleep(0)  # uvloop sends what was written at the end of its turn
                 self._let_go()
                 return None

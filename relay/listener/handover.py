@@ -11,12 +11,18 @@ The client never notices. That is why only a connection whose whole state fits i
 words is handed over: in plain text, outside a message and a login, all answers sent. The
 state of TLS lives in the process, so those connections are closed between messages.
 
+Invariant: what systemd keeps stands between messages. So it must have forgotten a connection
+before the first byte of it is obeyed: were it to give one that stands within a letter to a
+further relay, that letter would be read as commands.
+
 Who may use it: the descriptors and the file come from systemd alone, over ``LISTEN_FDS``;
-no client can put anything into them. A login is kept only if the user still exists.
+no client can put anything into them. A login is kept only while the user's entry is the same.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -24,9 +30,12 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relay import systemd
+
+if TYPE_CHECKING:
+    from relay.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +49,14 @@ KEPT_NAMES = frozenset({CLIENT_NAME, STANDINGS_NAME})
 FORMAT = 1
 """Of the file. A relay of another format closes the connections, as if there were no store."""
 
-STANDINGS_MAX_BYTES = 64_000_000
-"""A larger file is not ours: 1,000 connections with half a line each are 20 MB."""
+STANDINGS_MAX_BYTES = 100_000_000
+"""1,000 connections with all that one may have sent ahead, 64 kB, are 90 MB; most have nothing."""
+ENTRY_BYTES = 2_000
+"""For the rest of an entry: the longest user name, escaped, and the names of its fields."""
+
+FORGET_TRIES = 10
+FORGET_RETRY_S = 1.0
+"""For a systemd that is busy; that long the start is late, and clients wait."""
 
 _SO_COOKIE = 57
 """The kernel's number for a socket, the same in every process that holds it (socket(7), since
@@ -58,8 +73,10 @@ class Standing:
     was_refused: bool = False
     """The last message was refused: an empty line will get no answer."""
     auth_user: str = ""
+    auth_proof: str = ""
+    """What the user's entry was, as ``Passwords.proof`` has it."""
     unread: str = ""
-    """What the client has sent and nobody has obeyed, one character a byte (Latin-1)."""
+    """What the client has sent and nobody has obeyed, in base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +124,7 @@ def store(resting: Sequence[Resting]) -> bool:
 def take_back(kept: Iterable[systemd.Inherited]) -> list[Resting]:
     """The connections among what systemd kept for us; those of unknown standing are closed.
 
-    systemd keeps them still, for the next try if this start fails; after it: ``taken``.
+    systemd keeps them still, for the next try if this start fails; after it: ``forgotten``.
     """
     clients: list[socket.socket] = []
     standings: dict[int, Standing] = {}
@@ -127,16 +144,30 @@ def take_back(kept: Iterable[systemd.Inherited]) -> list[Resting]:
     return found
 
 
-def taken() -> None:
-    """Have systemd forget what it kept, so that a connection ends when we close it."""
-    systemd.forget(CLIENT_NAME)
-    systemd.forget(STANDINGS_NAME)
+async def forgotten(clock: Clock) -> bool:
+    """Return once systemd has forgotten what it kept; False if it cannot be told.
+
+    Only then may a connection be served: see the invariant, and else its end would not reach
+    the client.
+    """
+    if not systemd.is_present():
+        return True
+    for _ in range(FORGET_TRIES):
+        if await asyncio.to_thread(_forget):
+            return True
+        await clock.sleep(FORGET_RETRY_S)
+    return False
+
+
+def _forget() -> bool:
+    told = systemd.forget(CLIENT_NAME) and systemd.forget(STANDINGS_NAME)
+    return told and systemd.barrier()
 
 
 def _write(resting: Iterable[Resting]) -> int:
     """A file in memory with all standings; 0 if this system has none, or no cookies."""
     try:
-        content = {str(_cookie(one.socket)): asdict(one.standing) for one in resting}
+        content = {str(_cookie(one.socket)): asdict(one.standing) for one in _bounded(resting)}
         file = os.memfd_create(STANDINGS_NAME)
     except (AttributeError, OSError) as error:
         log.warning("connections not handed over", extra={"error": str(error)})
@@ -144,6 +175,18 @@ def _write(resting: Iterable[Resting]) -> int:
     with open(file, "wb", closefd=False) as writer:  # a descriptor
         writer.write(json.dumps({"format": FORMAT, "standings": content}).encode())
     return file
+
+
+def _bounded(resting: Iterable[Resting]) -> list[Resting]:
+    """Those with the least to remember first, as many as the file may hold; the rest is closed."""
+    found, size_bytes = [], 0
+    for one in sorted(resting, key=lambda one: len(one.standing.unread)):
+        size_bytes += len(one.standing.unread) + ENTRY_BYTES
+        if size_bytes > STANDINGS_MAX_BYTES:
+            log.warning("connection not handed over: there is too much to remember")
+            continue
+        found.append(one)
+    return found
 
 
 def _read(file: int) -> dict[int, Standing]:
@@ -166,3 +209,13 @@ def _read(file: int) -> dict[int, Standing]:
 
 def _cookie(one: socket.socket) -> int:
     return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), "little")
+
+
+def encoded(unread: bytes) -> str:
+    """``unread`` as ``Standing`` has it."""
+    return base64.b64encode(unread).decode()
+
+
+def decoded(unread: str) -> bytes:
+    """What ``encoded`` was given."""
+    return base64.b64decode(unread)

@@ -62,7 +62,8 @@ class Listener:
     """SMTP towards Listmonk.
 
     ``sockets`` are bound already (by systemd); else ``listen.host`` and ``listen.port`` rule.
-    ``resting`` are the connections that the relay before this one has let go of.
+    ``resting`` are the connections that the relay before this one has let go of, None if
+    nothing at all was kept.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Listener:
         upstream_of: UpstreamOf | None = None,
         observer: Observer | None = None,
         sockets: Sequence[socket.socket] = (),
-        resting: Sequence[Resting] = (),
+        resting: Sequence[Resting] | None = None,
     ) -> None:
         self._listen, self._clock, self._users = listen, clock, users
         self._observer = observer or NoObserver()
@@ -87,7 +88,7 @@ class Listener:
             upstream_of=upstream_of or (lambda _sender: config.Upstream().name),
             observer=self._observer,
         )
-        self._sockets, self._resting = list(sockets), list(resting)
+        self._sockets, self._resting = list(sockets), resting
         self._accepting: list[asyncio.Task[None]] = []
         self._connections: set[Connection] = set()
         self._all_gone = asyncio.Event()
@@ -133,7 +134,7 @@ class Listener:
             allowance=Allowance(self._listen.body_bytes_max),
             passwords=None if self._users is None else Passwords(self._users),
             tls=self._tls,
-            slots=Slots(self._listen.connections_max),
+            slots=Slots(self._listen.connections_max, self._clock.monotonic),
         )
         await self._adopt(house)
         for door in self._sockets:
@@ -180,7 +181,10 @@ class Listener:
         """Clients that were accepted and found no slot: nothing was said yet."""
         for one in self._waiting:
             if keep is not None:
-                keep(handover.let_go(one.fileno(), handover.Standing(is_greeted=False)))
+                try:
+                    keep(handover.let_go(one.fileno(), handover.Standing(is_greeted=False)))
+                except OSError as error:  # no descriptor is left
+                    log.warning("connection not handed over", extra={"error": str(error)})
             one.close()
         self._waiting.clear()
 
@@ -230,21 +234,40 @@ class Listener:
 
     async def _adopt(self, house: House) -> None:
         """Go on with the connections of the relay before this one, ahead of any new client."""
-        for one in self._resting:
-            if house.slots.are_taken:
-                log.warning("connection not taken over: listen.connections_max is lower now")
-                one.socket.close()
-                continue
-            await house.slots.take()
-            try:
-                await self._open(one.socket, house, one.standing)
-            except OSError as error:  # the client has gone meanwhile
-                log.info("connection not taken over", extra={"error": str(error)})
-                one.socket.close()
-        if self._resting:
-            handover.taken()
-            log.info("connections taken over", extra={"clients": self.connections})
-        self._resting.clear()
+        if self._resting is None:
+            return
+        resting = sorted(self._resting, key=lambda one: _rank(one, house))
+        self._resting = None
+        if not await handover.forgotten(self._clock):
+            log.error("systemd does not answer: the connections that it kept are closed")
+            _close(one.socket for one in resting)
+            return
+        for one in resting:
+            if not one.standing.is_greeted:
+                # It found no slot before, and waits for one again.
+                self._accepting.append(asyncio.create_task(self._receive(one.socket, house)))
+            else:
+                await self._go_on_with(one, house)
+        log.info("connections taken over", extra={"clients": self.connections})
+
+    async def _go_on_with(self, one: Resting, house: House) -> None:
+        if house.slots.are_taken:
+            log.warning("connection not taken over: listen.connections_max is lower now")
+            one.socket.close()
+            return
+        await house.slots.take()
+        try:
+            await self._open(one.socket, house, one.standing)
+        except OSError as error:  # the client has gone meanwhile
+            log.info("connection not taken over", extra={"error": str(error)})
+            one.socket.close()
+
+    async def _receive(self, accepted: socket.socket, house: House) -> None:
+        try:
+            await self._seat(accepted, house)
+        except OSError as error:
+            log.info("connection not taken over", extra={"error": str(error)})
+            accepted.close()
 
     async def _open(
         self,
@@ -290,6 +313,17 @@ async def _readable(door: socket.socket) -> None:
         await found
     finally:
         loop.remove_reader(door)
+
+
+def _rank(one: Resting, house: House) -> int:
+    """Friends first, who lose mail by it, then strangers, then those who wait for a slot."""
+    if not one.standing.is_greeted:
+        return 2
+    try:
+        peer = str(access.read_address(str(one.socket.getpeername()[0])))
+    except OSError:  # it has gone
+        return 1
+    return 0 if one.standing.auth_user or peer in house.networks else 1
 
 
 def _close(sockets: Iterable[socket.socket]) -> None:

@@ -19,7 +19,8 @@ class Inheritance:
     """Listening sockets, and connections that an earlier relay has let go of."""
 
     doors: tuple[socket.socket, ...] = ()
-    resting: tuple[Resting, ...] = ()
+    resting: tuple[Resting, ...] | None = None
+    """None: nothing was kept."""
 
 
 NOTHING = Inheritance()
@@ -33,7 +34,7 @@ def claim() -> Inheritance:
     found = systemd.inherited()
     kept = [one for one in found if one.name in KEPT_NAMES]
     doors = tuple(_door(one) for one in found if one.name not in KEPT_NAMES)
-    return Inheritance(doors, tuple(take_back(kept)))
+    return Inheritance(doors, tuple(take_back(kept)) if kept else None)
 
 
 def _door(one: systemd.Inherited) -> socket.socket:

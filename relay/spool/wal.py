@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sqlite3
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -23,7 +24,6 @@ from typing import TYPE_CHECKING, Final
 from relay.spool.place import beside, private_files
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -82,11 +82,19 @@ def scan(path: Path) -> Written:
 def check(db: sqlite3.Connection, path: Path, written: Written) -> None:
     """Tell of what SQLite has forgotten of the log, and keep the log aside.
 
-    Copies what was read to the file. To be called before anything is written.
+    Copies what was read to the file, if there is room for it: without, nothing is told, for
+    mail that goes out makes room, and none can while the start is refused. To be called before
+    anything is written.
     """
-    _, recovered, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    try:
+        _, recovered, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        log.warning("the disk is full: the spool's log was not looked at")
+        return
     unread = written.unread(recovered)
-    if not unread:
+    if not unread or recovered < 0:  # Below 0: another program was at the log.
         return
     facts: dict[str, object] = {"path": str(path), "frames_read": recovered, "commits_lost": unread}
     copy = beside(path, f"-wal.damaged-{os.getpid()}")

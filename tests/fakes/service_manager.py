@@ -88,6 +88,10 @@ class ServiceManager:
         """Connections in the store."""
         return sum(name == "client" for name, _ in self.stored)
 
+    def lose(self, name: str) -> None:
+        """Forget what is stored under that name, as no service manager should."""
+        self._drop(lambda one, _: one == name)
+
     def _hear(self, notified: socket.socket) -> None:
         message, fds, _, _ = socket.recv_fds(notified, 65_536, 253)
         fields = dict(line.split("=", 1) for line in message.decode().splitlines())

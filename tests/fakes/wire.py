@@ -212,7 +212,7 @@ class Shop:
             allowance=Allowance(self.listen.body_bytes_max),
             passwords=None if self.users is None else QuickPasswords(self.users),
             tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if self.tls else None,
-            slots=Slots(self.listen.connections_max),
+            slots=Slots(self.listen.connections_max, lambda: 0.0),
         )
 
     def forget(self) -> None:

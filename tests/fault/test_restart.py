@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
+from relay.listener.listener import DRAIN_GRACE_S
 from relay.mailer import Connection, Lost, Mail, Told, make_mail
 from relay.twin import NO_LATENCY, TwinConfig, by_relay_id
 from tests.fakes.running import PATIENCE_S, free_ports, relay_and_twin
@@ -262,6 +263,70 @@ async def test_login_lives_on_unless_the_user_is_gone(tmp_path: Path) -> None:
             connection.close()
 
 
+async def test_changed_password_ends_a_login_at_the_restart(tmp_path: Path) -> None:
+    """Who had the old one is out, also where the change came while he was connected."""
+    users = tmp_path / "users"
+    users.write_text("listmonk:plain:leaked\n")
+    users.chmod(0o600)
+    words = f'auth = "required"\nusers_file = "{users}"'
+    with ServiceManager.running(tmp_path) as manager:
+        settings = under(manager) | {"listen": words}
+        async with relay_and_twin(tmp_path, FAST, **settings) as (relay, _):
+            connection = await Connection.open("127.0.0.1", manager.port)
+            token = base64.b64encode(b"\0listmonk\0leaked").decode()
+            assert (await connection.command(f"AUTH PLAIN {token}"))[0] == 235
+
+            users.write_text("listmonk:plain:new\n")
+            await restart(relay, manager, clients=1)
+
+            assert (await connection.command("MAIL FROM:<a@example.com>"))[0] == 530
+            connection.close()
+
+
+async def test_login_that_is_never_finished_holds_up_no_restart(tmp_path: Path) -> None:
+    """One client in mid-login, one silent where TLS should begin: two seconds, not thirty."""
+    users, pem = tmp_path / "users", tmp_path / "cert.pem"
+    users.write_text("listmonk:plain:secret\n")
+    users.chmod(0o600)
+    certificate = trustme.CA().issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    words = f'users_file = "{users}"\ntls_cert_file = "{pem}"'
+    with ServiceManager.running(tmp_path) as manager:
+        settings = under(manager) | {"listen": words}
+        async with relay_and_twin(tmp_path, FAST, **settings) as (relay, _):
+            silent = [await Connection.open("127.0.0.1", manager.port) for _ in range(2)]
+            assert (await silent[0].command("AUTH LOGIN"))[0] == 334
+            assert (await silent[1].command("STARTTLS"))[0] == 220
+            began = time.monotonic()
+
+            assert await relay.stop() == 0
+
+            assert time.monotonic() - began < DRAIN_GRACE_S / 2
+            for one in silent:
+                with pytest.raises(Lost):
+                    await one.reply()
+                one.close()
+            await relay.start()
+
+
+async def test_connections_of_unknown_standing_are_closed_for_their_clients_too(
+    tmp_path: Path,
+) -> None:
+    """A relay of another format follows: the client sees an end, and systemd keeps nothing."""
+    with ServiceManager.running(tmp_path) as manager:
+        async with relay_and_twin(tmp_path, FAST, **under(manager)) as (relay, _):
+            connection = await Connection.open("127.0.0.1", manager.port)
+            assert await relay.stop() == 0
+            manager.lose("clients-standing")
+            await relay.start()
+            await until(lambda: not manager.stored)
+
+            async with asyncio.timeout(ANSWER_MAX_S):
+                with pytest.raises(Lost):
+                    await connection.reply()
+            connection.close()
+
+
 async def test_encrypted_connections_end_between_messages(tmp_path: Path) -> None:
     """The state of TLS cannot be handed over: the client sees an orderly end, no mail is lost."""
     certificate = trustme.CA().issue_cert("localhost")
@@ -286,7 +351,11 @@ async def test_encrypted_connections_end_between_messages(tmp_path: Path) -> Non
 
 
 async def test_failed_start_leaves_the_clients_to_the_next(tmp_path: Path) -> None:
-    """A slip in relay.toml at the restart: exit 78; mended, the same connection goes on."""
+    """What a start that fails has not yet taken is there for the next one.
+
+    systemd tries again by itself, and keeps the store for it, unless the exit code is 78; then
+    it drops the store with the failed unit (systemd.service(5), FileDescriptorStorePreserve=).
+    """
     with ServiceManager.running(tmp_path) as manager:
         async with relay_and_twin(tmp_path, FAST, **under(manager)) as (relay, twin):
             connection = await Connection.open("127.0.0.1", manager.port)

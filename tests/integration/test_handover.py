@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import systemd
+from relay.clock import SystemClock
 from relay.listener import handover
 from relay.listener.handover import CLIENT_NAME, STANDINGS_NAME, Resting, Standing
 from tests.fakes.service_manager import ServiceManager
@@ -27,7 +28,8 @@ STANDINGS = st.builds(
     is_extended=st.booleans(),
     was_refused=st.booleans(),
     auth_user=st.text(),
-    unread=st.binary().map(lambda unread: unread.decode("latin-1")),
+    auth_proof=st.text(),
+    unread=st.binary().map(handover.encoded),
 )
 
 
@@ -42,7 +44,9 @@ async def test_connections_come_back_with_their_standing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the order in which the service manager gives them."""
-    standings = [Standing(auth_user=f"user {n}", unread="MAIL F\xe9") for n in range(5)]
+    standings = [
+        Standing(auth_user=f"user {n}", unread=handover.encoded(b"MAIL F\xe9")) for n in range(5)
+    ]
     pairs = [socket.socketpair() for _ in standings]
     with ServiceManager.running(tmp_path) as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -52,7 +56,7 @@ async def test_connections_come_back_with_their_standing(
         assert await asyncio.to_thread(handover.store, resting)
         kept = [systemd.Inherited(os.dup(fd), name) for name, fd in reversed(manager.stored)]
         found = handover.take_back(kept)
-        handover.taken()
+        assert await handover.forgotten(SystemClock())
         while manager.stored:  # noqa: ASYNC110  # it hears by its own reader
             await asyncio.sleep(0)
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from relay.listener.connection import Connection
 
 
+def still() -> float:
+    """A clock for which everybody has only just come."""
+    return 0.0
+
+
 @dataclass(eq=False)
 class Guest:
     """What a connection is to the slots; its place comes free when it is told to go."""
@@ -30,8 +35,9 @@ class Guest:
     def push_out(self) -> None:
         assert not self.is_friend, "a friend was pushed out"
         assert not self.is_out
-        here = Counter(one.origin for one in self.room.strangers)
-        assert here[self.origin] == max(here.values()), "another origin has more"
+        if self.room.is_by_count:
+            here = Counter(one.origin for one in self.room.strangers)
+            assert here[self.origin] == max(here.values()), "another origin has more"
         self.is_out = True
         self.room.slots.leave(cast("Connection", self))
 
@@ -39,6 +45,8 @@ class Guest:
 @dataclass
 class Room:
     slots: Slots
+    is_by_count: bool = True
+    """All strangers are young and unknown, so that only their number tells their origins apart."""
     guests: list[Guest] = field(default_factory=list)
 
     @property
@@ -82,7 +90,7 @@ def test_strangers_keep_to_their_share_and_friends_to_their_places(
     async def play() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(slots, "STRANGERS_MIN", 2)
-            room = Room(Slots(connections_max))
+            room = Room(Slots(connections_max, still))
         for step, n in steps:
             inside = room.inside
             has_place = len(inside) < connections_max or any(not one.is_friend for one in inside)
@@ -90,6 +98,7 @@ def test_strangers_keep_to_their_share_and_friends_to_their_places(
                 newcomer = await room.come(("", "a", "b", "c")[n % 4])
                 assert not newcomer.is_out
             elif inside and step == "log in":
+                room.is_by_count = False
                 room.log_in(inside[n % len(inside)])
             elif inside and step == "go":
                 room.go(inside[n % len(inside)])
@@ -104,7 +113,7 @@ async def test_longest_here_goes_first_where_all_have_the_same() -> None:
     """Also when the longest here is of an origin whose first has left."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slots, "STRANGERS_MIN", 3)
-        room = Room(Slots(3))
+        room = Room(Slots(3, still))
     first, second, third = [await room.come(origin) for origin in "aba"]
     room.go(first)
     fourth = await room.come("c")
@@ -115,6 +124,30 @@ async def test_longest_here_goes_first_where_all_have_the_same() -> None:
     assert not fourth.is_out
 
 
+async def test_pool_that_comes_at_once_outlasts_those_who_sit() -> None:
+    """Strangers of as many addresses as there are places, and then ten connections of one."""
+    room = Room(Slots(50, lambda: now), is_by_count=False)
+    now = 0.0
+    sitters = [await room.come(f"sitter {n}") for n in range(50)]
+    now = 60.0
+
+    pool = [await room.come("listmonk") for _ in range(10)]
+
+    assert not any(one.is_out for one in pool)
+    assert [one.is_out for one in sitters] == [True] * 10 + [False] * 40
+
+
+async def test_known_address_goes_last() -> None:
+    """Somebody has logged in from there before: the next that come from there are kept."""
+    room = Room(Slots(50, still), is_by_count=False)
+    room.log_in(await room.come("listmonk"))
+    pool = [await room.come("listmonk") for _ in range(10)]
+    for n in range(60):
+        await room.come(f"other {n}")
+
+    assert not any(one.is_out for one in pool)
+
+
 @pytest.mark.parametrize(
     ("connections_max", "strangers_max"), [(1, 1), (20, 20), (60, 50), (500, 125), (4000, 1000)]
 )
@@ -122,4 +155,4 @@ def test_share_is_a_quarter_but_enough_for_one_pool(
     connections_max: int, strangers_max: int
 ) -> None:
     """A Listmonk on another machine opens all its connections at once, and each is a stranger."""
-    assert Slots(connections_max).strangers_max == strangers_max
+    assert Slots(connections_max, still).strangers_max == strangers_max
