@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sqlite3
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from relay.spool.place import beside, private_files
 
 if TYPE_CHECKING:
+    import sqlite3
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class Written:
     commits: tuple[int, ...] = ()
     """The numbers of the frames that end a transaction, from 1."""
     is_head_sound: bool = True
+    size_bytes: int = 0
+    """Of the whole file: as much as writing it to the database can take."""
 
     def unread(self, recovered: int) -> int:
         """How many commits were forgotten that had been whole, if SQLite read so many frames."""
@@ -74,7 +76,8 @@ def scan(path: Path) -> Written:
                 if size_after:
                     commits.append(frames)
                 file.seek(page_bytes, os.SEEK_CUR)
-            return Written(frames, tuple(commits))
+            size_bytes = os.fstat(file.fileno()).st_size
+            return Written(frames, tuple(commits), size_bytes=size_bytes)
     except OSError:
         return Written()
 
@@ -86,13 +89,10 @@ def check(db: sqlite3.Connection, path: Path, written: Written) -> None:
     mail that goes out makes room, and none can while the start is refused. To be called before
     anything is written.
     """
-    try:
-        _, recovered, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-            raise
+    if shutil.disk_usage(path.parent).free < written.size_bytes:
         log.warning("the disk is full: the spool's log was not looked at")
         return
+    _, recovered, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     unread = written.unread(recovered)
     if not unread or recovered < 0:  # Below 0: another program was at the log.
         return

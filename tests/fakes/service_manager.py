@@ -52,6 +52,7 @@ class ServiceManager:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked,
         ):
+            manager._notified = notified
             notified.bind(str(manager._notify_path))
             asked.bind(str(manager._ask_path))
             asked.listen()
@@ -65,6 +66,7 @@ class ServiceManager:
                 manager._drop(lambda *_: True)
 
     door: socket.socket = field(init=False)
+    _notified: socket.socket = field(init=False)
 
     @property
     def port(self) -> int:
@@ -87,6 +89,26 @@ class ServiceManager:
     def clients(self) -> int:
         """Connections in the store."""
         return sum(name == "client" for name, _ in self.stored)
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """While this lasts it reads nothing of what it is told."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._notified)
+        try:
+            yield
+        finally:
+            loop.add_reader(self._notified, self._hear, self._notified)
+
+    async def spoken_to(self) -> None:
+        """Return once something waits to be read, while it is deaf."""
+        told = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._notified, told.set)
+        try:
+            await told.wait()
+        finally:
+            loop.remove_reader(self._notified)
 
     def lose(self, name: str) -> None:
         """Forget what is stored under that name, as no service manager should."""

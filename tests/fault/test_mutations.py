@@ -140,6 +140,14 @@ MUTATIONS = (
     ),
     Mutation(
         "P1",
+        "served before systemd has forgotten it",
+        "relay/listener/listener.py",
+        "        if not await handover.forgotten(self._clock):\n",
+        "        asyncio.ensure_future(handover.forgotten(self._clock))\n        if False:\n",
+        "tests/integration/test_handover.py",
+    ),
+    Mutation(
+        "P1",
         "systemd keeps our clients for ever",
         "relay/listener/handover.py",
         "    told = systemd.forget(CLIENT_NAME) and systemd.forget(STANDINGS_NAME)\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from relay.spool import Spool
 
 MIB = 1 << 20
+LEFT_BYTES = 400_000
+"""More than opening takes, less than the log is long."""
 TO_THE_WALL = Config(free_min_bytes=0, size_max_bytes=1 << 40)
 """No limit but the disk's own."""
 
@@ -210,3 +213,21 @@ async def test_spool_opens_on_a_full_disk(disk: Path) -> None:
 
             assert not spool.has_room
     assert query(disk, "SELECT count(*) FROM outcome") == [(1,)]
+
+
+async def test_p1_spool_opens_on_a_nearly_full_disk_after_a_crash(
+    disk: Path, tmp_path: Path
+) -> None:
+    """The log is as long as it was, and there is no room to write it to the database."""
+    files = [disk / name for name in ("relay.db", "relay.db-wal")]
+    async with open_spool(disk, SystemClock(), TO_THE_WALL, ballast_bytes=0) as spool:
+        await asyncio.gather(*(keep(spool, body=os.urandom(50_000)) for _ in range(60)))
+        for file in files:
+            shutil.copy(file, tmp_path)
+    for file in files:
+        shutil.copy(tmp_path / file.name, file)
+
+    with filled(disk):
+        os.truncate(disk / "other", (disk / "other").stat().st_size - LEFT_BYTES)
+        async with open_spool(disk, SystemClock(), TO_THE_WALL, ballast_bytes=0) as spool:
+            assert sum(spool.depth().values()) == 60

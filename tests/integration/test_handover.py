@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import systemd
+from relay import config, systemd
 from relay.clock import SystemClock
-from relay.listener import handover
+from relay.listener import Listener, handover
 from relay.listener.handover import CLIENT_NAME, STANDINGS_NAME, Resting, Standing
+from tests.fakes.running import PATIENCE_S
 from tests.fakes.service_manager import ServiceManager
+from tests.fakes.spool import FakeSpool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,3 +124,38 @@ def test_without_a_service_manager_nothing_is_kept(
 
     assert not handover.store([Resting(ours, Standing())])
     assert client.recv(10) == b""
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """The server's end and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        client = socket.create_connection(door.getsockname(), timeout=PATIENCE_S)
+        ours, _ = door.accept()
+    return ours, client
+
+
+async def test_nothing_is_obeyed_before_the_service_manager_has_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash could hand a connection that stands within a letter to the next relay."""
+    ours, client = tcp_pair()
+    with client, ServiceManager.running(tmp_path) as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        listener = Listener(
+            config.Listen(port=0, hostname="relay.test"),
+            FakeSpool(),
+            None,
+            clock=SystemClock(),
+            resting=[Resting(ours, Standing(unread=handover.encoded(b"NOOP\r\n")))],
+        )
+        with manager.deaf():
+            starting = asyncio.ensure_future(listener.start())
+            await manager.spoken_to()
+            assert listener.connections == 0
+            assert not starting.done()
+
+        await starting
+
+        assert listener.connections == 1
+        assert await asyncio.to_thread(client.recv, 100) == b"250 2.0.0 Ok\r\n"
+        await listener.drain()
