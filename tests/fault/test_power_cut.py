@@ -257,6 +257,9 @@ async def test_the_record_holds_every_byte(tmp_path: Path, monkeypatch: pytest.M
             await life.every_worker(spool, life.append)
             housework.cancel()
             await asyncio.wait([housework])
+            # What was under way goes on in its threads; these come after it.
+            for connection in (spool._upkeep.connection, spool._writer._connection):
+                await connection.run(lambda _: None)
 
             disk = Disk(record.found, record.steps)
             disk.advance(len(record.steps))

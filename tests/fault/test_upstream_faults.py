@@ -11,6 +11,7 @@ too many (P3).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,18 @@ async def play(scene: Scene, row: Row) -> None:
     # A held upstream is left alone: no fault can strike it again.
     strikes, sent = Strikes(1 if row.is_held else scene.strikes), set[str]()
     scene.end_sessions()
+    # By the clock: after the row before, the pool may wait some seconds to open a session.
+    began = time.monotonic()
     async with row.strike(scene, strikes):
         while not strikes.enough.is_set() or (row.is_held and not await scene.is_held()):
-            assert len(sent) < MAILS_MAX, f"never struck: {row}"
-            sent |= await scene.send(row.cost)
+            assert time.monotonic() - began < PATIENCE_S, f"never struck: {row}"
+            if not strikes.enough.is_set():
+                # The row before may have been noticed late: what it has held would meet no fault,
+                # and a session that outlived it would walk none of the first stages.
+                await scene.release()
+                scene.end_sessions()
+            if len(sent) < MAILS_MAX:
+                sent |= await scene.send(row.cost)
             with_patience = asyncio.wait_for(strikes.enough.wait(), LOOK_S)
             await asyncio.gather(with_patience, return_exceptions=True)
     await scene.release()
