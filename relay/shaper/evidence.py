@@ -8,21 +8,26 @@ None of them knows a rate or a clock.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
+from math import inf, log, sqrt
 
-QUICK_LEAK, QUICK_MAX = 1 / 16, 1.5
-"""Two refusals within about eight accepted messages are no noise: where one in 200 is refused
-by chance, that happens once in 5,000 messages."""
+SCALES = (0.5, 0.12, 0.03)
+"""Refused shares looked for: far above the limit, above it, and a few per cent above it."""
 
-SLOW_LEAK, SLOW_MAX = 0.01, 3.0
-"""Nor are four within about a hundred: the second scale finds an excess of a few per cent."""
+ALARM = 6.0
+"""Log likelihood at which refusals are the limit's: chance does that once in some 10,000
+messages, whatever the noise."""
 
-NOISE_STEPS = (0.0025, 0.01)
-"""Above each of these shares of chance refusals one refusal more is asked for: then a false
-alarm stays rarer than one in 10,000 messages up to 2 % noise."""
+NOISE_MIN, NOISE_ROOM = 0.002, 1.5
+"""Chance refusals taken for possible where none were seen; and how much more than learned."""
 
-NOISE_SPAN = 2000.0
-"""Messages over which the share of chance refusals is learned."""
+NOISE_SPAN_MIN, NOISE_SPAN_MAX = 400.0, 2000.0
+"""Messages over which the share of chance refusals is learned: a young one moves fast."""
+
+NOISE_MAX = 0.25
+"""More than this is no noise, whatever a check says."""
+
+QUIET_MAX = 0.0025
+"""Up to this share of noise one refusal in a probe means the limit."""
 
 READ_MIN = 16.0
 """Messages a cycle must have passed before it says anything: its error is one or two."""
@@ -37,75 +42,161 @@ upward, so that the estimate approaches the limit from above, where it is soon c
 LIFTED_WEIGHT = 40.0
 """Messages of evidence that a lifted limit counts for: little, the next reading rules."""
 
-WEIGHT_MAX = 4000.0
-"""Messages of evidence after which the oldest is forgotten."""
+WEIGHT_MAX, WEIGHT_CYCLES = 1500.0, 4.0
+"""Messages of evidence, or cycles like the last, after which the oldest is forgotten."""
+
+EDGE = 1.5
+"""Messages by which one cycle may be wrong at its two ends."""
+
+SCATTER_OFF_MAX = 0.15
+"""A reading further off is a limit that moved, no scatter."""
+
+SCATTER_MAX = 1.0
+"""Variance of others' mail per message of ours; random traffic that takes 30 % makes 0.43."""
+
+
+@dataclass(slots=True)
+class Scale:
+    """One likelihood test: whether ``share`` is refused rather than what chance refuses.
+
+    ``since`` is the moment of the first refusal of the excursion under way, ``passed`` what
+    was accepted in it in recipients, ``accepted`` and ``refused`` in messages.
+    """
+
+    share: float
+    score: float = 0.0
+    since: float = inf
+    passed: float = 0.0
+    accepted: float = 0.0
+    refused: float = 0.0
+    up: float = field(default=0.0, init=False)
+    down: float = field(default=0.0, init=False)
+
+    def calibrate(self, noise: float) -> None:
+        """Set what one refusal and one accept weigh against ``noise``."""
+        if self.share < 3 * noise:
+            self.up = self.down = 0.0
+            return
+        self.up = log(self.share / noise)
+        self.down = log((1 - noise) / (1 - self.share))
+
+    def accept(self, recipients: float) -> None:
+        """Weigh an accepted message; enough of them end the excursion."""
+        if self.score <= 0:
+            return
+        self.accepted += 1
+        self.passed += recipients
+        self.score -= self.down
+        if self.score <= 0:
+            self.clear()
+
+    def refuse(self, sent_at: float) -> None:
+        """Weigh a refused message, the first of an excursion or one more."""
+        if self.up <= 0:
+            return
+        if self.score <= 0:
+            self.since = sent_at
+        self.refused += 1
+        self.score += self.up
+
+    def clear(self) -> None:
+        """End the excursion."""
+        self.score = self.passed = self.accepted = self.refused = 0.0
+
+    @property
+    def refused_share(self) -> float:
+        """Refused share of the excursion, 0 without one."""
+        return self.refused / max(1.0, self.refused + self.accepted)
 
 
 @dataclass(slots=True)
 class Suspicion:
-    """Refused messages since the first of a cluster, leaking away with every accept."""
+    """Whether the refusals of late are too many to be chance (a cumulative sum test)."""
 
-    since: float = 0.0
-    accepted: float = 0.0
-    refused: float = 0.0
-    passed: float = 0.0
     noise_share: float = 0.0
-    _quick: float = 0.0
-    _span: float = 400.0
-    _slow: float = 0.0
+    verified: float = 0.0
+    scales: list[Scale] = field(default_factory=lambda: [Scale(one) for one in SCALES])
+    _span: float = NOISE_SPAN_MIN
+
+    def __post_init__(self) -> None:
+        self._calibrate()
 
     @property
-    def confirmed(self) -> bool:
-        """Whether the refusals of late are too many to be chance."""
-        more = sum(self.noise_share > step for step in NOISE_STEPS)
-        return self._quick > QUICK_MAX + more or self._slow > SLOW_MAX + 2 * more
+    def alarm(self) -> Scale | None:
+        """The quickest scale on which chance is no explanation any more."""
+        for scale in self.scales:
+            if scale.score >= ALARM:
+                return scale
+        return None
+
+    @property
+    def first(self) -> Scale:
+        """The excursion with the most refusals, the quickest of equals."""
+        return max(self.scales, key=lambda scale: scale.refused)
 
     @property
     def is_quiet(self) -> bool:
         """Whether chance refusals are so rare that one refusal in a probe means the limit."""
-        return self.noise_share <= NOISE_STEPS[0]
+        return self.noise_share <= QUIET_MAX
 
     @property
-    def refused_share(self) -> float:
-        """Refused share of the cluster, 0 without one."""
-        return self.refused / max(1.0, self.refused + self.accepted)
+    def noise_floor(self) -> float:
+        """The share of chance refusals to reckon with."""
+        return max(NOISE_MIN, NOISE_ROOM * self.noise_share)
 
-    def accept(self, *, cruising: bool) -> None:
-        """Weigh an accepted message; a cluster that leaks away while ``cruising`` was noise."""
-        self._slow = max(0.0, self._slow - max(SLOW_LEAK, 3 * self.noise_share))
-        self.accepted += 1
+    def accept(self, recipients: float, *, cruising: bool) -> None:
+        """Weigh an accepted message; in cruise it also tells how rare noise is."""
+        for scale in self.scales:
+            scale.accept(recipients)
         if cruising:
-            self._span = min(NOISE_SPAN, self._span + 1)
+            self._span = min(NOISE_SPAN_MAX, self._span + 1)
             self.noise_share *= 1 - 1 / self._span
-        self._quick = max(0.0, self._quick - QUICK_LEAK)
-        if self._quick == 0:
-            self.refused = self.accepted = 0.0
 
     def refuse(self, sent_at: float, *, cruising: bool) -> None:
         """Weigh one refused message, whatever its number of recipients."""
-        if self.refused == 0:
-            if cruising:
-                self.noise_share += 1 / self._span
-            self.since, self.accepted, self.passed = sent_at, 0.0, 0.0
-        self.refused += 1
-        self._quick += 1
-        self._slow += 1
+        if cruising:
+            self.noise_share = min(NOISE_MAX, self.noise_share + 1 / self._span)
+        self._calibrate()
+        for scale in self.scales:
+            scale.refuse(sent_at)
+
+    def acquit(self, refused: float) -> None:
+        """Take ``refused`` messages out of the noise again: they were the limit's."""
+        self.noise_share = max(0.0, self.noise_share - refused / self._span)
+
+    def convict(self, share: float) -> None:
+        """Learn that ``share`` is refused by chance: a correction changed nothing."""
+        self.noise_share = self.verified = min(NOISE_MAX, max(self.noise_share, share))
+        self._calibrate()
 
     def clear(self) -> None:
-        """Forget the cluster: it was answered."""
-        self.accepted = self.refused = self._quick = self._slow = 0.0
+        """Forget all excursions: they were answered."""
+        for scale in self.scales:
+            scale.clear()
+
+    def _calibrate(self) -> None:
+        noise = self.noise_floor
+        for scale in self.scales:
+            scale.calibrate(noise)
 
 
 @dataclass(slots=True)
 class Cycle:
-    """What passed since the bucket was empty at ``since``, and up to the last refusal."""
+    """What passed since the bucket was empty at ``since``, and up to the last refusal.
+
+    ``saved`` is what it should have gained meanwhile: sent below the estimate; ``spared`` what
+    chance refusals left in it.
+    """
 
     since: float
     accepted: float = 0.0
     idle_s: float = 0.0
+    saved: float = 0.0
+    spared: float = 0.0
     marked_at: float = field(init=False)
     marked: float = field(default=0.0, init=False)
     marked_idle_s: float = field(default=0.0, init=False)
+    marked_saved: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.marked_at = self.since
@@ -114,6 +205,7 @@ class Cycle:
         """Note that the bucket was empty again at ``sent_at``."""
         self.marked_at = max(self.marked_at, sent_at)
         self.marked, self.marked_idle_s = self.accepted, self.idle_s
+        self.marked_saved = self.saved
 
     def is_idle(self, sent_at: float, idle_min_s: float) -> bool:
         """Whether so much of it was idle that the bucket's content is unknown."""
@@ -139,36 +231,60 @@ class Cycle:
         self.since = self.marked_at
         self.accepted -= self.marked
         self.idle_s -= self.marked_idle_s
-        self.marked = self.marked_idle_s = 0.0
+        self.saved -= self.marked_saved
+        self.spared = 0.0
+        self.marked = self.marked_idle_s = self.marked_saved = 0.0
 
 
 @dataclass(slots=True)
 class Estimate:
-    """The limit as all readings together have it; ``weight`` is messages of evidence."""
+    """The limit as all readings together have it; ``weight`` is messages of evidence.
+
+    ``scatter`` is the learned variance of readings beyond their edges, a message.
+    """
 
     limit_per_s: float | None = None
     weight: float = 0.0
+    scatter: float = 0.0
 
-    def lift(self, proven: float) -> None:
+    def lift(self, proven: float, weight: float = LIFTED_WEIGHT) -> None:
         """Raise the limit to a rate that was borne for longer than any burst."""
         self.limit_per_s = max(proven, self.limit_per_s or 0.0)
-        self.weight = min(self.weight, LIFTED_WEIGHT)
+        self.weight = min(self.weight, weight)
 
-    def lower(self, share: float) -> None:
+    def lower(self, share: float, weight: float = WEIGHT_MAX) -> None:
         """Take the limit for ``share`` of what it was."""
         self.limit_per_s = share * (self.limit_per_s or 0.0)
+        self.weight = min(self.weight, weight)
 
     @property
     def error_share(self) -> float:
         """Likely error of the limit as a share of it."""
-        return min(1.0, 1.5 / max(1.5, self.weight))
+        return min(1.0, self._error(self.weight, EDGE))
 
-    def learn(self, reading: float, weight: float) -> None:
-        """Blend a reading by its precision; one that contradicts the past replaces it."""
+    def _error(self, weight: float, edge: float) -> float:
+        weight = max(1.0, weight)
+        return sqrt(edge * edge + self.scatter * weight) / weight
+
+    def learn(self, reading: float, weight: float, edge: float) -> bool:
+        """Blend a reading by its precision; one that contradicts the past replaces it.
+
+        ``edge`` is the error of its ends in messages. True if it replaced.
+        """
         known = self.limit_per_s
-        if known is None or abs(log(reading / known)) > 2 * (1.5 / weight + self.error_share):
-            self.limit_per_s, self.weight = reading, weight
-            return
+        if known is None:
+            self.limit_per_s, self.weight = reading, weight * EDGE / edge
+            return True
+        off = log(reading / known)
+        likely = sqrt(self._error(weight, edge) ** 2 + self._error(self.weight, EDGE) ** 2)
+        if self.weight > 0 and abs(off) < SCATTER_OFF_MAX:
+            excess = (off * weight) ** 2 - edge * edge - (EDGE * weight / self.weight) ** 2
+            fresh = min(SCATTER_MAX, max(0.0, excess / (weight * (1 + weight / self.weight))))
+            self.scatter += (fresh - self.scatter) / 8
+        if abs(off) > 3 * likely:
+            self.limit_per_s, self.weight = reading, weight * EDGE / edge
+            return True
         share = weight / (weight + self.weight)
         self.limit_per_s = known + share * (reading - known)
-        self.weight = min(WEIGHT_MAX, self.weight + weight)
+        self.weight = min(max(WEIGHT_MAX, WEIGHT_CYCLES * weight), self.weight + weight)
+        return False

@@ -16,7 +16,7 @@ from math import inf
 LOW_PER_S = 3.0
 """Below this rate a bucket may be one token deep, and catching up would overdraw it."""
 
-GUARD_MIN_S, GUARD_MAX_S = 0.01, 0.05
+GUARD_MIN_S, GUARD_MAX_S = 0.005, 0.08
 """Added to the spacing at low rates: a message that comes early finds a one-token bucket empty."""
 
 TIMER_LATE_S = 0.005
@@ -86,7 +86,7 @@ class Pacer:
         At low rates the latency's ``spread_s`` becomes a guard beside the spacing.
         """
         is_low = rate_per_s < LOW_PER_S
-        self.guard_s = GUARD_MIN_S + min(GUARD_MAX_S, spread_s) if is_low else 0.0
+        self.guard_s = GUARD_MIN_S + min(GUARD_MAX_S, 1.5 * spread_s) if is_low else 0.0
         if self._due > now:
             self._due = now + (self._due - now) * self.rate_per_s / rate_per_s
         self.rate_per_s = rate_per_s

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,10 @@ from hypothesis import strategies as st
 
 from relay.config.schema import Rate
 from relay.shaper import Shaper
+from relay.shaper.evidence import NOISE_MAX
 from relay.shaper.order import WAITING_MAX
 from relay.shaper.pacing import AHEAD_MAX, GAPS_MAX
+from tests.bench.shaping.model import Bucket, Course, Limit, Window
 
 rates = st.builds(
     Rate,
@@ -54,6 +58,7 @@ def check(shaper: Shaper, config: Rate) -> None:
         assert math.isfinite(figure)
         assert figure >= 0
     assert 0 <= state.refused_share <= 1
+    assert 0 <= state.noise_share <= NOISE_MAX
     assert 0 <= state.error_share <= 1
 
 
@@ -91,6 +96,54 @@ def test_long_courses_with_backlog_keep_the_bounds(
         is_refused = random.random() < refused  # type: ignore[attr-defined]
         (shaper.throttled if is_refused else shaper.accepted)(now + latency_s, 1, now)
         check(shaper, config)
+
+
+limits = st.one_of(
+    st.builds(Bucket, st.floats(0.2, 300), st.floats(1, 900)),
+    st.builds(Window, st.floats(1, 300), st.floats(0, 1)),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rates,
+    limits,
+    st.floats(0, 1.5),
+    st.sampled_from([0.0, 0.01, 0.2]),
+    st.one_of(st.none(), st.floats(0.2, 300)),
+    st.tuples(st.floats(0.1, 500), st.integers(1, 50), st.integers(0, 1000)),
+)
+def test_course_before_any_limit_keeps_the_bounds(
+    config: Rate,
+    limit: Limit,
+    latency_s: float,
+    noise: float,
+    demand_per_s: float | None,
+    more: tuple[float, int, int],
+) -> None:
+    """Any limit that moves once, late and chance replies, little mail, large messages, a gap."""
+    moved_per_s, largest, seed = more
+    config = replace(config, ceiling_per_s=min(300.0, config.ceiling_per_s or 300.0))
+    course = Course(
+        shaper=(shaper := Shaper(config)),
+        limit=limit,
+        latency_s=latency_s,
+        spread=0.9,
+        noise=noise,
+        seed=seed,
+        recipients=lambda chance: chance.randint(1, largest),
+        demand_per_s=demand_per_s,
+        gaps=((9, 12),),
+    )
+    course.change_at(7, moved_per_s, moved_per_s)
+
+    for half_second in range(1, 33):
+        course.run(half_second / 2)
+        check(shaper, config)
+        assert all(change.after_per_s is not None for change in shaper.changes())
+    restored = Shaper(config)
+    restored.restore(1000.0, json.loads(json.dumps(shaper.learned())))
+    check(restored, config)
 
 
 @given(rates, st.integers(1, 50), st.integers(1, 50))

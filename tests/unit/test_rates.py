@@ -7,10 +7,12 @@ import math
 import pytest
 
 from relay import config
-from relay.service.rates import TOLD_CONFIDENCE, chosen
+from relay.service.memory import TOLD_CONFIDENCE
 from relay.service.rates import _check as check
+from relay.service.rates import _rate_in as rate_in
+from relay.service.rates import chosen
 from relay.shaper import Shaper
-from tests.fakes.bucket import Bucket, Course
+from tests.bench.shaping.model import START_AT, Bucket, Course
 
 RATE = config.parse({}).upstreams[0].rate
 
@@ -22,10 +24,10 @@ def test_a_told_rate_is_corrected_by_what_the_upstream_answers(
 ) -> None:
     """Too high, too low or right, in mid-course with messages under way: it ends at the truth."""
     shaper = Shaper(RATE)
-    course = Course(shaper=shaper, bucket=Bucket(truth, truth), latency_s=latency_s).run(60)
+    course = Course(shaper=shaper, limit=Bucket(truth, truth), latency_s=latency_s).run(60)
     known = {"limit_per_s": told, "confidence": TOLD_CONFIDENCE}
 
-    shaper.restore(course.start_at + 60, known)
+    shaper.restore(START_AT + 60, known)
     course.run(130)
 
     assert course.reached(0.95, truth, 60) <= within_s
@@ -48,7 +50,7 @@ def test_a_request_names_one_upstream_or_means_all() -> None:
 def test_what_is_no_rate_is_refused(per_s: object) -> None:
     """Whatever JSON can hold besides a finite number."""
     with pytest.raises(ValueError, match="wanted recipients a second"):
-        check(per_s, RATE)
+        rate_in({"per_s": per_s})
 
 
 def test_a_rate_outside_the_configuration_is_refused_by_its_key() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.shaper.pacing import AHEAD_MAX, GAPS_MAX, Pacer
+from relay.shaper.pacing import AHEAD_MAX, GAPS_MAX, GUARD_MAX_S, GUARD_MIN_S, Pacer
 
 
 def test_idle_time_is_reported_once_and_only_when_its_moment_has_come() -> None:
@@ -72,7 +72,7 @@ def test_bookings_never_go_back() -> None:
 
 
 def test_low_rate_has_a_guard_of_the_latencys_spread_within_bounds() -> None:
-    """10 ms at least, 60 ms at most, none at higher rates."""
+    """It grows with the spread between its two bounds; there is none at higher rates."""
     pacer = Pacer(10)
     guards = []
 
@@ -80,7 +80,10 @@ def test_low_rate_has_a_guard_of_the_latencys_spread_within_bounds() -> None:
         pacer.change_rate(0, rate, spread_s)
         guards.append(pacer.guard_s)
 
-    assert guards == pytest.approx([0.01, 0.04, 0.06, 0])
+    least, some, most, none = guards
+    assert least == GUARD_MIN_S < some < most
+    assert most == pytest.approx(GUARD_MIN_S + GUARD_MAX_S)
+    assert none == 0
 
 
 def test_bookings_to_come_are_not_under_way() -> None:

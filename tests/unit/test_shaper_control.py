@@ -1,0 +1,443 @@
+"""What the controller does with one outcome after another, without a bucket behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from relay.config.schema import Rate
+from relay.shaper import tuning
+from relay.shaper.control import Controller, Phase
+from relay.shaper.order import Kind, Outcome
+from relay.shaper.pacing import Pacer
+from relay.shaper.words import Cause
+
+NOW = 1000.0
+KNOWN = 1000.0
+"""Messages of evidence with which a limit is well known."""
+
+
+@dataclass(slots=True)
+class Talk:
+    """Messages at the controller's own pace, each answered at once, as the test says."""
+
+    controller: Controller
+    now: float = NOW
+    number: int = field(default=0, init=False)
+
+    def accept(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.answer(Kind.ACCEPTED)
+
+    def refuse(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.answer(Kind.THROTTLED)
+
+    def answer(self, kind: Kind, idle_s: float = 0.0) -> None:
+        """Send one more, ``idle_s`` later than it might have gone."""
+        self.now += 1 / self.controller.pacer.rate_per_s + idle_s
+        self.judge(kind, self.now, idle_s)
+
+    def judge(self, kind: Kind, sent_at: float, idle_s: float = 0.0) -> None:
+        self.number += 1
+        self.controller.judge(self.now, Outcome(sent_at, self.number, 1, kind), idle_s)
+
+    def accept_until(self, phase: Phase) -> None:
+        for _ in range(5000):
+            if self.controller.phase is phase:
+                return
+            self.accept()
+        pytest.fail(f"no {phase} within 5000 messages")
+
+    def alarm(self) -> None:
+        """Two refused of five: more than chance, less than most."""
+        self.refuse()
+        self.accept(3)
+        self.refuse()
+
+    def alarm_until_cut(self) -> None:
+        for _ in range(50):
+            trial = self.controller._trial
+            if trial is not None and trial.is_cut:
+                return
+            self.alarm()
+            self.accept(2)
+        pytest.fail("no cut after 50 alarms")
+
+    @property
+    def limit_per_s(self) -> float:
+        limit_per_s = self.controller.estimate.limit_per_s
+        assert limit_per_s is not None
+        return limit_per_s
+
+
+def holding(limit_per_s: float, weight: float = KNOWN, config: Rate | None = None) -> Talk:
+    """A controller that has learned ``limit_per_s`` and holds it."""
+    controller = Controller(config or Rate(), Pacer(10))
+    controller.start_from(NOW, limit_per_s, weight)
+    return Talk(controller)
+
+
+def searching(rate_per_s: float, latency_s: float) -> Talk:
+    controller = Controller(Rate(), Pacer(rate_per_s))
+    controller.latency_s = latency_s
+    return Talk(controller)
+
+
+# ---- holding
+
+
+def test_holding_stays_a_little_below_the_limit_and_begins_with_a_pause() -> None:
+    """0.2 % below, and one message's time of silence leaves a cushion in the bucket."""
+    talk = holding(50)
+
+    first = talk.controller.pacer.book(NOW, 1)
+
+    assert talk.controller.pacer.rate_per_s == pytest.approx(50 * (1 - tuning.CRUISE))
+    assert first == pytest.approx(NOW + 1 / talk.controller.pacer.rate_per_s)
+
+
+def test_lone_refusal_below_a_known_limit_does_nothing() -> None:
+    """Neither limit nor rate nor phase; it counts as noise."""
+    talk = holding(50)
+    talk.accept(20)
+    rate_per_s = talk.controller.pacer.rate_per_s
+
+    talk.refuse()
+
+    assert talk.limit_per_s == 50
+    assert talk.controller.pacer.rate_per_s == rate_per_s
+    assert talk.controller.phase is Phase.HOLDING
+    assert talk.controller.suspicion.noise_share > 0
+
+
+def test_no_probe_where_the_ceiling_rules() -> None:
+    """A limit at or above the ceiling is never tried."""
+    talk = holding(50, config=Rate(ceiling_per_s=20))
+
+    talk.accept(3000)
+
+    assert talk.controller.phase is Phase.HOLDING
+    assert talk.controller.pacer.rate_per_s == 20
+
+
+def test_share_of_others_is_probed_rarely() -> None:
+    """With use_max = 0.8 and a known limit four fifths are held for five minutes a probe."""
+    talk = holding(5, config=Rate(use_max=0.8))
+
+    talk.accept_until(Phase.PROBING)
+
+    assert talk.now - NOW >= tuning.SHARE_PROBE_S
+
+
+def test_probe_wants_backlog() -> None:
+    """While demand holds sending back nothing is earned, hence nothing probed."""
+    talk = holding(50)
+
+    for _ in range(1000):
+        talk.answer(Kind.ACCEPTED, idle_s=0.05)
+
+    assert talk.controller.phase is Phase.HOLDING
+    assert talk.controller.idle_share > tuning.BUSY_IDLE_MAX
+
+
+# ---- replies to what was sent before the last change of rate
+
+
+def test_stale_refusals_accuse_nobody() -> None:
+    """Four that were sent before the rate changed say nothing about the new one."""
+    talk = holding(50)
+    talk.accept(20)
+    talk.controller._hold(talk.now)
+    rate_per_s = talk.controller.pacer.rate_per_s
+
+    for n in range(4):
+        talk.judge(Kind.THROTTLED, talk.now - 0.3 + n * 0.02)
+
+    assert talk.limit_per_s == 50
+    assert talk.controller.pacer.rate_per_s == rate_per_s
+    assert all(scale.score == 0 for scale in talk.controller.suspicion.scales)
+
+
+def test_stale_refusals_that_go_on_tell_that_the_change_was_too_little() -> None:
+    """If most of what was under way is refused, for longer than a moment, it brakes again."""
+    talk = holding(50)
+    talk.accept(20)
+    talk.controller._hold(talk.now)
+    talk.controller.latency_s = 0.5
+
+    for n in range(12):
+        talk.judge(Kind.THROTTLED, talk.now - 0.3 + n * 0.02)
+
+    assert talk.controller.phase is Phase.BRAKING
+    assert talk.controller.pacer.rate_per_s < 10
+
+
+# ---- searching and braking
+
+
+def test_refusals_heard_in_any_order_end_a_search_at_once() -> None:
+    """Before their turn in send order has come: four within a few are no chance."""
+    talk = searching(200, latency_s=0.25)
+
+    for _ in range(tuning.HEARD_MAX):
+        talk.controller.hear(NOW)
+    braked_per_s = talk.controller.pacer.rate_per_s
+    talk.controller.hear(NOW)
+
+    assert braked_per_s == pytest.approx(200 * tuning.BRAKE)
+    assert talk.controller.pacer.rate_per_s == braked_per_s
+    assert talk.controller.phase is Phase.SEARCHING
+
+
+def test_search_goes_on_if_what_was_heard_proves_nothing() -> None:
+    """A message sent after braking is accepted, and no alarm came up: the old rate is back."""
+    talk = searching(200, latency_s=0.25)
+    for _ in range(tuning.HEARD_MAX):
+        talk.controller.hear(NOW)
+    talk.judge(Kind.ACCEPTED, NOW - 0.1)
+    before = talk.controller.pacer.rate_per_s
+
+    talk.accept()
+
+    assert before == pytest.approx(200 * tuning.BRAKE)
+    assert talk.controller.pacer.rate_per_s == pytest.approx(200)
+
+
+def test_refusals_outside_a_search_are_not_heard() -> None:
+    """A known limit is corrected in send order only."""
+    talk = holding(200)
+    rate_per_s = talk.controller.pacer.rate_per_s
+    talk.controller.latency_s = 0.25
+
+    for _ in range(10):
+        talk.controller.hear(NOW)
+
+    assert talk.controller.pacer.rate_per_s == rate_per_s
+
+
+def test_heard_refusals_are_forgotten() -> None:
+    """Three, a hundred accepted, three more: the search goes on."""
+    talk = searching(100, latency_s=0.25)
+    for _ in range(2):
+        for _ in range(tuning.HEARD_MAX - 1):
+            talk.controller.hear(talk.now)
+        talk.accept(100)
+
+    assert talk.controller.pacer.rate_per_s > 100
+
+
+def test_search_that_chance_has_ended_goes_on() -> None:
+    """Three refused at once, but nothing else of what was under way: back to the rate it had."""
+    talk = searching(200, latency_s=0.25)
+    talk.refuse(3)
+    braking = talk.controller.phase
+    for n in range(50):
+        talk.judge(Kind.ACCEPTED, talk.now - 0.2 + n * 0.004)
+
+    talk.now += 0.3
+    talk.accept()
+
+    assert braking is Phase.BRAKING
+    assert talk.controller.phase is Phase.SEARCHING
+    assert talk.controller.pacer.rate_per_s == pytest.approx(200, rel=0.05)
+    assert talk.controller.estimate.limit_per_s is None
+
+
+# ---- corrections and their trials
+
+
+def test_alarm_in_cruise_begins_a_trial_and_a_second_one_cuts() -> None:
+    """First the reading is refined; if refusals go on, the limit falls by what was refused."""
+    talk = holding(50)
+    talk.accept(20)
+
+    talk.alarm()
+    refined = talk.limit_per_s
+    for _ in range(6):
+        talk.alarm()
+        talk.accept(2)
+
+    assert refined == pytest.approx(50, rel=0.05)
+    assert talk.controller.cause is Cause.LOWERED
+    assert talk.limit_per_s < 0.75 * 50
+
+
+def test_cut_on_trial_is_not_cut_again_at_once() -> None:
+    """The verdict on a correction wants some messages."""
+    talk = holding(50)
+    talk.accept(20)
+    talk.alarm_until_cut()
+    cut = talk.limit_per_s
+
+    talk.alarm()
+
+    assert talk.limit_per_s == cut
+
+
+def test_cut_after_an_idle_stretch_counts_anew() -> None:
+    """A pause in mid-trial makes the bucket's content unknown; the cut begins a new cycle."""
+    talk = holding(50)
+    talk.accept(20)
+    talk.alarm()
+    talk.answer(Kind.ACCEPTED, idle_s=2.0)
+    voided = talk.controller.cycle
+
+    talk.alarm_until_cut()
+
+    assert voided is None
+    assert talk.limit_per_s < 50
+    assert talk.controller.cycle is not None
+
+
+def rare_refusals_until_refined(talk: Talk) -> None:
+    """One in some twenty, until the first correction is on trial."""
+    talk.refuse()
+    for _ in range(8):
+        if talk.controller._trial is None:
+            talk.accept(22)
+            talk.refuse()
+
+
+def test_rare_refusals_that_a_refinement_did_not_end_lead_to_a_cut() -> None:
+    """Too rare for a second alarm: the verdict on the first correction cuts."""
+    talk = holding(50, weight=100)
+    rare_refusals_until_refined(talk)
+    refined = talk.limit_per_s
+
+    for _ in range(8):
+        talk.accept(22)
+        talk.refuse()
+        if talk.limit_per_s < 0.99 * refined:
+            break
+
+    assert refined == pytest.approx(50, rel=0.05)
+    assert talk.limit_per_s < 0.99 * refined
+
+
+def test_verdict_on_a_refinement_wants_a_cycle_for_a_cut() -> None:
+    """An idle stretch in mid-trial has made the bucket's content unknown: nothing is cut."""
+    talk = holding(50, weight=100)
+    rare_refusals_until_refined(talk)
+    refined = talk.limit_per_s
+    talk.answer(Kind.ACCEPTED, idle_s=2.0)
+
+    for _ in range(2):
+        talk.accept(21)
+        talk.refuse()
+    talk.accept(12)
+
+    assert talk.controller._trial is None
+    assert talk.limit_per_s == refined
+
+
+def test_refusals_that_no_correction_ends_are_noise() -> None:
+    """One in thirty for ever, whatever the rate: the limit is given back, the noise learned."""
+    talk = holding(50)
+    causes: set[Cause] = set()
+
+    for _ in range(120):
+        talk.accept(29)
+        talk.refuse()
+        causes.add(talk.controller.cause)
+
+    assert {Cause.LOWERED, Cause.NOISE} <= causes
+    assert talk.limit_per_s >= 0.97 * 50
+    assert 0.015 <= talk.controller.suspicion.noise_share <= 0.05
+
+
+def test_correction_that_ends_the_refusals_stays() -> None:
+    """After a cut nothing more is refused: the lower limit holds, the trial is over."""
+    talk = holding(50)
+    talk.accept(20)
+    talk.alarm_until_cut()
+    cut = talk.limit_per_s
+
+    talk.accept(int(tuning.TRIAL_TRIED) + 3)
+
+    assert talk.controller._trial is None
+    assert talk.limit_per_s == cut
+    assert talk.controller.suspicion.noise_share < 0.05
+
+
+# ---- probing
+
+
+def to_second_probe(talk: Talk) -> None:
+    """Through a first probe, whose refusal begins a cycle, to the next one."""
+    talk.accept_until(Phase.PROBING)
+    talk.accept(5)
+    talk.refuse()
+    talk.accept_until(Phase.PROBING)
+
+
+def test_probe_goes_above_the_limit_and_its_first_refusal_ends_it() -> None:
+    """The bucket is empty then: back to holding, and the next probe makes a reading."""
+    talk = holding(50)
+    talk.accept_until(Phase.PROBING)
+    above_per_s = talk.controller.pacer.rate_per_s
+
+    talk.accept(5)
+    talk.refuse()
+
+    assert above_per_s > 50
+    assert talk.controller.phase is Phase.HOLDING
+    assert talk.controller.pacer.rate_per_s < 50
+    assert talk.controller.confirmed_at == talk.now
+    assert talk.controller.cycle is not None
+
+
+def test_idleness_voids_a_probe() -> None:
+    """Its bucket may have filled meanwhile."""
+    talk = holding(50)
+    to_second_probe(talk)
+
+    talk.answer(Kind.ACCEPTED, idle_s=2.0)
+
+    assert talk.controller.phase is Phase.HOLDING
+    assert talk.controller.cycle is None
+
+
+def test_probe_whose_cycle_has_no_reading_begins_another() -> None:
+    """Some idleness in a short cycle: too much for a reading, too little to void the probe."""
+    talk = holding(50, weight=40)
+    to_second_probe(talk)
+    talk.answer(Kind.ACCEPTED, idle_s=0.2)
+    before = talk.limit_per_s
+
+    talk.refuse()
+
+    assert talk.limit_per_s == before
+    assert talk.controller.cycle is not None
+    assert talk.controller.cycle.since == talk.now
+
+
+def test_outlived_small_probe_lifts_the_limit_a_little() -> None:
+    """What was borne for longer than the bucket explains is a raise, by half the excess."""
+    talk = holding(200)
+    talk.controller.latency_s = 0.25
+    to_second_probe(talk)
+    first_per_s = talk.controller.pacer.rate_per_s
+    for _ in range(5000):
+        if talk.controller.pacer.rate_per_s != first_per_s:
+            break
+        talk.accept()
+
+    excess = talk.controller.pacer.rate_per_s / talk.limit_per_s - 1
+    talk.refuse(5)
+
+    assert excess < 0.1
+    assert talk.controller.cause is Cause.RAISED
+    assert talk.limit_per_s == pytest.approx(200 * (1 + excess / 2), rel=0.005)
+
+
+def test_probe_that_nothing_ends_becomes_a_search() -> None:
+    """Step after step is borne: the limit is somewhere else entirely."""
+    talk = holding(50)
+
+    talk.accept_until(Phase.PROBING)
+    talk.accept_until(Phase.SEARCHING)
+
+    assert talk.limit_per_s > 55
+    assert talk.controller.cause is Cause.RAISED
