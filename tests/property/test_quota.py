@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from relay import config
 from relay.envelope import BULK, PRIORITY
-from relay.quota import BUCKET_MS, BUCKETS_MAX, PROBE_MAX_MS, WINDOW_MS, Quota
+from relay.quota import ALLOWED_MIN, BUCKET_MS, BUCKETS_MAX, PROBE_MAX_MS, WINDOW_MS, Quota
 from relay.verdict import Limit
 
 START = 1_800_000_000_000
 FORWARD = st.integers(0, WINDOW_MS // 4)
 EITHER_WAY = st.integers(-2 * WINDOW_MS, 2 * WINDOW_MS)
-EVENT = st.sampled_from(["sent", "spent", "probe", "sigv2", "rate"])
+EVENT = st.sampled_from(["sent", "spent", "probe", "sigv2", "rate", "restart"])
 
 
 def new_quota(daily_max: int = 0) -> Quota:
@@ -36,8 +36,8 @@ def test_ledger_counts_the_last_day_to_within_a_bucket(sends: list[tuple[int, in
 
 
 @given(
-    st.lists(st.tuples(EVENT, EITHER_WAY, st.integers(1, 50)), max_size=60),
-    st.sampled_from([0, 100]),
+    st.lists(st.tuples(EVENT, EITHER_WAY, st.integers(1, 500)), max_size=60),
+    st.sampled_from([0, 100, 1_000]),
 )
 def test_no_clock_and_no_reply_stops_mail_for_good(
     events: list[tuple[str, int, int]], daily_max: int
@@ -56,6 +56,11 @@ def test_no_clock_and_no_reply_stops_mail_for_good(
                 quota.probe_started(now)
             case "sigv2":
                 quota.throttled(Limit.SIGV2, now)
+            case "restart":
+                kept, ledger = quota.learned(), dict(quota._ledger)
+                quota = new_quota(daily_max)
+                quota.restore(kept)
+                quota._ledger.update(ledger)
             case _:
                 quota.throttled(Limit.RATE, now)
 
@@ -65,7 +70,8 @@ def test_no_clock_and_no_reply_stops_mail_for_good(
         assert quota.allows(BULK, quota.next_at(now))
         state = quota.snapshot(now)
         assert state.room_at is None or state.room_at > now
-        assert state.left is None or 0 <= state.left <= daily_max
+        assert state.left is None or state.left >= 0
+        assert state.allowed is None or state.allowed >= ALLOWED_MIN
 
 
 @given(st.lists(st.tuples(EITHER_WAY, st.integers(1, 50)), max_size=200))

@@ -78,7 +78,13 @@ def test_quota_that_nobody_called_spent_lets_all_go() -> None:
     assert quota.allows(PRIORITY, NOW)
     assert quota.next_at(NOW) == NOW
     assert quota.snapshot(NOW) == QuotaState(
-        used=1_000_000, daily_max=None, left=None, spent_at=None, next_at=None, room_at=None
+        used=1_000_000,
+        daily_max=None,
+        allowed=None,
+        left=None,
+        spent_at=None,
+        next_at=None,
+        room_at=None,
     )
 
 
@@ -144,20 +150,52 @@ def test_probe_that_ended_without_word_is_repeated_after_the_same_time() -> None
     assert quota.next_at(NOW + PROBE_FIRST_MS) == NOW + 2 * PROBE_FIRST_MS
 
 
-def test_anything_accepted_opens_the_quota() -> None:
+def test_accepted_probe_opens_the_quota() -> None:
     """And the next time it is spent, probes begin at two minutes again."""
     quota = new_quota()
     quota.spent(NOW)
     quota.probe_started(NOW)
     quota.spent(NOW)
+    quota.probe_started(NOW)
 
     quota.sent(NOW, 1)
 
+    later = NOW + PROBE_MAX_MS
     assert quota.allows(BULK, NOW)
+    quota.spent(later)
+    assert quota.next_at(later) == later + PROBE_FIRST_MS
+    quota.spent(later + 1)
+    assert quota.next_at(later) == later + PROBE_FIRST_MS
+
+
+def test_accepts_of_what_was_in_flight_do_not_open_it() -> None:
+    """Accepts are answered later than refusals: they speak of the time before."""
+    quota = new_quota()
+    quota.probe_started(NOW)
     quota.spent(NOW)
-    assert quota.next_at(NOW) == NOW + PROBE_FIRST_MS
-    quota.spent(NOW + 1)
-    assert quota.next_at(NOW) == NOW + PROBE_FIRST_MS
+
+    quota.sent(NOW + 500, 1)
+
+    assert used(quota, NOW) == 1
+    assert quota.snapshot(NOW).spent_at == NOW
+    assert quota.next_at(NOW + 500) == NOW + PROBE_FIRST_MS
+
+
+def test_quota_that_is_soon_spent_again_is_asked_at_the_old_pace() -> None:
+    """Each hour's step would else cost a series of probes of its own."""
+    quota, now = new_quota(), NOW
+    quota.spent(now)
+    for _ in range(5):
+        now = quota.next_at(now)
+        quota.probe_started(now)
+        quota.spent(now)
+    now = quota.next_at(now)
+    quota.probe_started(now)
+    quota.sent(now, 1)
+
+    quota.spent(now + PROBE_MAX_MS - 1)
+
+    assert quota.next_at(now + PROBE_MAX_MS - 1) == now + 2 * PROBE_MAX_MS - 1
 
 
 def test_message_that_goes_while_there_is_room_is_no_probe() -> None:
@@ -249,7 +287,13 @@ def test_room_comes_when_enough_has_left_the_day() -> None:
     assert quota.next_at(NOW) == room_at
     assert quota.next_at(NOW, PRIORITY) == NOW
     assert quota.snapshot(NOW) == QuotaState(
-        used=120, daily_max=100, left=0, spent_at=None, next_at=room_at, room_at=room_at
+        used=120,
+        daily_max=100,
+        allowed=None,
+        left=0,
+        spent_at=None,
+        next_at=room_at,
+        room_at=room_at,
     )
     assert not quota.allows(BULK, room_at - 1)
     assert quota.allows(BULK, room_at)
@@ -272,6 +316,7 @@ def test_spent_quota_expects_room_when_the_oldest_leaves() -> None:
     assert quota.snapshot(NOW) == QuotaState(
         used=15,
         daily_max=1_000,
+        allowed=None,
         left=985,
         spent_at=NOW,
         next_at=NOW + PROBE_FIRST_MS,
@@ -285,3 +330,165 @@ def test_nobody_knows_when_room_comes_that_others_used() -> None:
     quota.spent(NOW)
 
     assert quota.room_at(NOW) is None
+
+
+# -- The allowance ------------------------------------------------------------------------
+
+HOUR = 60 * MINUTE
+
+
+def spent_after(recipients: int, *, daily_max: int = 0, reserve: float = 0.02) -> Quota:
+    """A quota that was spent at NOW, when we had sent so many in one go before."""
+    quota = new_quota(daily_max=daily_max, reserve=reserve)
+    quota.sent(NOW - BUCKET_MS, recipients)
+    quota.spent(NOW)
+    return quota
+
+
+def probe_accepted(quota: Quota, now_ms: int) -> None:
+    quota.probe_started(now_ms)
+    quota.sent(now_ms, 1)
+
+
+def test_what_was_used_when_it_was_spent_is_what_the_day_allows() -> None:
+    """Nobody else says how large the quota is."""
+    state = spent_after(1_000).snapshot(NOW)
+
+    assert (state.allowed, state.left, state.used) == (1_000, 0, 1_000)
+    assert state.room_at == NOW + WINDOW_MS
+
+
+def test_last_of_the_allowance_is_for_priority() -> None:
+    """A day later bulk stops short of it, so that a password reset still goes."""
+    quota = spent_after(1_000)
+    now = NOW + WINDOW_MS
+    probe_accepted(quota, now)
+    quota.sent(now, 978)
+    before = quota.allows(BULK, now)
+
+    quota.sent(now, 1)
+
+    assert before
+    assert not quota.allows(BULK, now)
+    assert quota.allows(PRIORITY, now)
+    assert quota.snapshot(now).left == 20
+
+
+def test_without_a_reserve_the_allowance_stops_nobody() -> None:
+    """Only the upstream does."""
+    quota = spent_after(1_000, reserve=0)
+    now = NOW + WINDOW_MS
+    probe_accepted(quota, now)
+
+    quota.sent(now, 5_000)
+
+    assert quota.allows(BULK, now)
+
+
+def test_end_of_an_old_allowance_is_looked_for_when_room_is_near() -> None:
+    """Else a raise would never be found; whoever hears "spent" then waits for minutes."""
+    quota = spent_after(1_000)
+    now = NOW + WINDOW_MS
+    probe_accepted(quota, now)
+    quota.sent(now, 990)
+
+    looks_at = now + WINDOW_MS - PROBE_MAX_MS
+
+    assert quota.next_at(now) == looks_at
+    assert not quota.allows(BULK, looks_at - 1)
+    assert quota.allows(BULK, looks_at)
+
+
+def test_more_than_the_allowance_ends_it() -> None:
+    """The quota was raised: nothing is known of its end any more."""
+    quota = spent_after(1_000)
+    now = NOW + WINDOW_MS
+    probe_accepted(quota, now)
+
+    quota.sent(now, 1_000)
+    later = now + BUCKET_MS
+
+    assert quota.snapshot(later).allowed is None
+    assert quota.allows(BULK, later)
+
+
+def test_room_that_our_ledger_does_not_explain_ends_the_allowance() -> None:
+    """All of ours still counts, and yet there is room: it was others' mail that left."""
+    quota = spent_after(1_000)
+
+    probe_accepted(quota, NOW + 2 * HOUR)
+
+    assert quota.snapshot(NOW + 2 * HOUR).allowed is None
+    assert quota.allows(BULK, NOW + 2 * HOUR)
+
+
+def test_allowance_outlives_a_day_that_others_used() -> None:
+    """A far smaller one replaces it only after two days."""
+    quota = spent_after(1_000)
+
+    quota.probe_started(NOW + WINDOW_MS)
+    quota.sent(NOW + WINDOW_MS, 300)
+    quota.spent(NOW + WINDOW_MS + 1)
+    first = quota.snapshot(NOW + WINDOW_MS + 1).allowed
+    quota.probe_started(NOW + 2 * WINDOW_MS)
+    quota.sent(NOW + 2 * WINDOW_MS, 1)
+    quota.spent(NOW + 2 * WINDOW_MS + 1)
+    second = quota.snapshot(NOW + 2 * WINDOW_MS + 1).allowed
+
+    assert first == 1_000
+    assert second == 301
+
+
+def test_less_than_the_smallest_quota_is_no_allowance() -> None:
+    """Others used the rest."""
+    assert spent_after(199).snapshot(NOW).allowed is None
+    assert spent_after(200).snapshot(NOW).allowed == 200
+
+
+def test_the_smaller_of_both_binds() -> None:
+    """A ``daily_max`` above what the day has is no promise, below it an order."""
+    high, low = spent_after(1_000, daily_max=5_000), spent_after(1_000, daily_max=500)
+    now = NOW + WINDOW_MS + 1
+    for quota in (high, low):
+        probe_accepted(quota, now)
+        quota.sent(now, 489)
+
+    assert (high.snapshot(now).left, low.snapshot(now).left) == (510, 10)
+    assert high.allows(BULK, now)
+    assert not low.allows(BULK, now)
+
+
+# -- Over a restart -----------------------------------------------------------------------
+
+
+def test_spent_quota_is_still_spent_after_a_restart() -> None:
+    """The same probe at the same moment, the same allowance."""
+    before = spent_after(1_000)
+    before.probe_started(NOW + PROBE_FIRST_MS)
+    before.spent(NOW + PROBE_FIRST_MS)
+    after = new_quota([(NOW - BUCKET_MS, 1_000)])
+
+    after.restore(before.learned())
+
+    assert after.snapshot(NOW) == before.snapshot(NOW)
+    assert after.learned() == before.learned()
+
+
+@pytest.mark.parametrize("value", [None, "1", -1, 0, 1.5, True, []])
+def test_what_makes_no_sense_is_not_restored(value: object) -> None:
+    """A spool may have been written by another version."""
+    quota = new_quota()
+
+    quota.restore(dict.fromkeys(quota.learned(), value))
+
+    assert quota.snapshot(NOW) == new_quota().snapshot(NOW)
+
+
+def test_restored_wait_stays_within_its_bounds() -> None:
+    """However long it was."""
+    quota = new_quota()
+
+    quota.restore({"spent_at": NOW, "probe_at": NOW, "wait_ms": 10 * WINDOW_MS})
+    quota.probe_started(NOW)
+
+    assert quota.next_at(NOW) == NOW + PROBE_MAX_MS
