@@ -19,8 +19,11 @@ from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from relay import __version__
+from relay.figures import PHASES, KnownBy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from relay.envelope import Envelope
     from relay.figures import Figures
     from relay.reply import Stage
@@ -30,6 +33,8 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 """Bounds of the histograms: from a commit on a fast disk to SES's longest wait after the dot
 (RFC 5321 §4.5.3.2.6: ten minutes), dense where a healthy relay is (5 ms to 1 s)."""
+
+_CONFIRMED = frozenset({KnownBy.CONFIRMED, KnownBy.REMEMBERED})
 
 UNKNOWN_MAX = 100
 """Texts of unknown replies that are kept: more than anybody reads, and a server that invents
@@ -111,6 +116,12 @@ class Metrics:
         self._upstream = self._histogram(
             "relay_upstream_attempt_seconds", "From MAIL to the reply that decided."
         )
+        self._limit_changes = self._counter(
+            "relay_shaper_limit_changes_total",
+            "Changes of the learned limit, by what caused them.",
+            "upstream",
+            "cause",
+        )
         self._failures = self._counter(
             "relay_service_failures_total", "Surprises inside the relay that were logged.", "room"
         )
@@ -137,7 +148,26 @@ class Metrics:
         upstream_gauges = {
             "rate_per_s": ("relay_shaper_rate_per_second", "Recipients a second aimed at."),
             "limit_per_s": ("relay_shaper_limit_per_second", "Learned limit; absent until known."),
-            "refused_share": ("relay_shaper_refused_ratio", "Share of recipients throttled."),
+            "error_share": (
+                "relay_shaper_limit_error_ratio",
+                "Likely error of the learned limit as a share of it; 1 is a guess.",
+            ),
+            "refused_share": (
+                "relay_shaper_refused_ratio",
+                "Share throttled of the last 1,000 recipients tried.",
+            ),
+            "noise_share": (
+                "relay_shaper_noise_ratio",
+                "Share of recipients throttled that no limit explains.",
+            ),
+            "burst": (
+                "relay_shaper_burst_recipients",
+                "Recipients that pass above the limit in a burst; absent until seen.",
+            ),
+            "session_bound": (
+                "relay_upstream_session_bound",
+                "1 while sessions, not the rate, hold sending back.",
+            ),
             "sessions_open": ("relay_upstream_sessions", "Open sessions."),
             "sessions_busy": ("relay_upstream_busy_sessions", "Sessions with a message under way."),
             "sessions_ceiling": ("relay_upstream_sessions_ceiling", "Sessions allowed now."),
@@ -147,6 +177,14 @@ class Metrics:
                 "Left of the daily quota; absent if unknown.",
             ),
         }
+        self._phase = self._gauge(
+            "relay_shaper_phase", "1 for what the shaper does now, else 0.", "upstream", "phase"
+        )
+        self._confirmed = self._gauge(
+            "relay_shaper_limit_confirmed_seconds",
+            "Since replies last confirmed the limit; absent while they have not.",
+            "upstream",
+        )
         self._by_upstream = {
             field: self._gauge(name, text, "upstream")
             for field, (name, text) in upstream_gauges.items()
@@ -214,6 +252,15 @@ class Metrics:
         self._expired.labels(upstream).inc(recipients)
         self.totals["expired"] += recipients
 
+    def watch_limit(self, upstream: str, causes: Iterable[str]) -> None:
+        """Count changes of this limit from 0, by cause: what begins at 1 shows no increase."""
+        for cause in causes:
+            self._limit_changes.labels(upstream, cause)
+
+    def limit_changed(self, upstream: str, cause: str) -> None:
+        """The learned limit of an upstream moved; ``cause`` is a name of ``shaper.Cause``."""
+        self._limit_changes.labels(upstream, cause).inc()
+
     def failed(self, room: str) -> None:
         """A surprise was caught in a loop of ``room``, logged, and survived."""
         self._failures.labels(room).inc()
@@ -239,7 +286,19 @@ class Metrics:
                 value = getattr(upstream, field)
                 if value is not None:
                     gauge.labels(upstream.name).set(value)
+        self._expose_knowledge(figures)
         return generate_latest(self.registry)
+
+    def _expose_knowledge(self, figures: Figures) -> None:
+        """The phase as one series each, 0 or 1, and how old the confirmation of the limit is."""
+        self._phase.clear()
+        self._confirmed.clear()
+        for one in figures.upstreams:
+            for phase in PHASES:
+                self._phase.labels(one.name, phase).set(phase == one.phase)
+            if one.known_at is not None and one.known_by in _CONFIRMED:
+                seconds = max(0, figures.now - one.known_at) / 1000
+                self._confirmed.labels(one.name).set(seconds)
 
     def _expose_streams(self, figures: Figures) -> None:
         """The streams of each lane taken together: depths added up, the greatest age."""

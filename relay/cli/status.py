@@ -9,6 +9,7 @@ import click
 
 from relay.cli._load import config_option, load, locate
 from relay.cli._running import ask
+from relay.figures import per_s, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 STREAMS_MAX = 20
 """Streams shown; the rest is summed up in one line."""
+EVENTS_MAX = 5
+"""Events shown, the latest; the page and --json have more."""
 
 
 @click.command()
@@ -40,7 +43,7 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         yield "the relay is not running"
     else:
         state = "stopping" if figures["draining"] else "paused" if figures["paused"] else "running"
-        yield f"relay {figures['version']}  {state} for {_ago(now - figures['started_at'])}"
+        yield f"relay {figures['version']}  {state} for {span(now - figures['started_at'])}"
     for upstream in figures["upstreams"]:
         yield from _upstream_lines(upstream, now)
     yield from _stream_lines(figures["streams"], now)
@@ -51,30 +54,56 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         f" (intake stalls below {_size(room['free_min_bytes'])})"
     )
     if room["stalled_s"]:
-        yield f"  STALLED for {_ago(room['stalled_s'] * 1000)}: clients wait; make room on the disk"
+        yield f"  STALLED for {span(room['stalled_s'] * 1000)}: clients wait; make room on the disk"
     if figures["totals"]:
         totals = figures["totals"]
         yield "since the start  " + ", ".join(f"{name} {n}" for name, n in sorted(totals.items()))
+    for event in figures["events"][-EVENTS_MAX:]:
+        yield f"{span(now - event['at'])} ago  {event['upstream']}  {event['text']}"
     for text, count in figures["unknown_replies"].items():
         yield f"unknown reply  {count} x {text}"
 
 
 def _upstream_lines(upstream: dict[str, Any], now: int) -> Iterator[str]:
-    limit = upstream["limit_per_s"]
-    learned = f"limit {limit:.1f}/s" if limit else "limit not known yet"
     yield f"{upstream['name']}  {upstream['doing']}"
+    yield f"  {upstream['rate_words']}"
     yield (
-        f"  rate {upstream['sent_per_s']:.1f}/s of {upstream['rate_per_s']:.1f}/s, {learned},"
-        f" {upstream['phase']}, refused {upstream['refused_share']:.2%}"
+        f"  rate {per_s(upstream['sent_per_s'])} of {per_s(upstream['rate_per_s'])},"
+        f" refused {upstream['refused_share']:.2%}"
     )
     yield (
         f"  sessions {upstream['sessions_open']} open, {upstream['sessions_busy']} busy,"
         f" at most {upstream['sessions_ceiling']}"
     )
+    yield from _quota_lines(upstream, now)
+    if upstream["aws"]:
+        yield from _aws_lines(upstream["aws"], now)
+
+
+def _quota_lines(upstream: dict[str, Any], now: int) -> Iterator[str]:
+    """What was used, and when there is more, if there is none."""
     left = "" if upstream["quota_left"] is None else f", {upstream['quota_left']} left"
     yield f"  quota {upstream['quota_used']} in 24 h{left}"
-    if upstream["quota_next_at"]:
-        yield f"  quota spent, asking again in {_ago(upstream['quota_next_at'] - now)}"
+    next_at, room_at = upstream["quota_next_at"], upstream["quota_room_at"]
+    if next_at and upstream["quota_spent_at"]:
+        room = f", room expected in {span(room_at - now)}" if room_at else ""
+        yield f"  quota spent, asking again in {span(next_at - now)}{room}"
+    elif next_at:
+        yield f"  quota used but for the priority lane's reserve, more in {span(next_at - now)}"
+
+
+def _aws_lines(aws: dict[str, Any], now: int) -> Iterator[str]:
+    """What AWS says beside what was learned; what it did not say is left out."""
+    rate, sent, day = aws["rate_max_per_s"], aws["sent_24_h"], aws["max_24_h"]
+    facts = [
+        "" if rate is None else f"at most {per_s(rate)}",
+        "" if sent is None else f"{sent} sent in 24 h" + ("" if day is None else f" of {day}"),
+        aws["enforcement"] or "",
+        f"as of {span(now - aws['said_at'])} ago",
+    ]
+    yield f"  AWS says  {', '.join(filter(None, facts))}"
+    for trouble in aws["troubles"]:
+        yield f"  AWS SAYS  {trouble}"
 
 
 def _stream_lines(streams: list[dict[str, Any]], now: int) -> Iterator[str]:
@@ -84,7 +113,7 @@ def _stream_lines(streams: list[dict[str, Any]], now: int) -> Iterator[str]:
         states = [f"{stream[name]} {name}" for name in ("waiting", "parked", "quarantined")]
         facts = [state for state in states if not state.startswith("0 ")]
         if stream["oldest_at"] is not None:
-            facts.append(f"oldest {_ago(now - stream['oldest_at'])}")
+            facts.append(f"oldest {span(now - stream['oldest_at'])}")
         yield f"  {stream['lane']:8} {stream['campaign'] or '(no campaign)':36}  {', '.join(facts)}"
     rest = streams[STREAMS_MAX:]
     if rest:
@@ -95,18 +124,10 @@ def _stream_lines(streams: list[dict[str, Any]], now: int) -> Iterator[str]:
 def _hold_lines(holds: list[dict[str, Any]], now: int) -> Iterator[str]:
     for hold in holds:
         probe = hold["next_probe_at"]
-        again = f"tried again in {_ago(probe - now)}" if probe else "until released"
-        since = _ago(now - hold["since_at"])
+        again = f"tried again in {span(probe - now)}" if probe else "until released"
+        since = span(now - hold["since_at"])
         yield f"HELD  {hold['key']}  by {hold['source']} for {since}, {again}"
         yield f"  {hold['reason']}"
-
-
-def _ago(ms: float) -> str:
-    seconds = max(0, round(ms / 1000))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
 
 
 def _size(count: float) -> str:

@@ -67,13 +67,14 @@ function showUpstreams(figures) {
   };
   each(at("upstreams"), figures.upstreams, card, (node, one) => {
     const left = one.quota_left === null ? "" : `, ${many(one.quota_left)} left`;
-    const again = one.quota_next_at ? `; asking again in ${span(one.quota_next_at - figures.now)}` : "";
+    const room = one.quota_room_at ? `, room expected in ${span(one.quota_room_at - figures.now)}` : "";
+    const what = one.quota_spent_at ? "spent, asking again in" : "the rest is the priority lane's, more in";
+    const again = one.quota_next_at ? `; ${what} ${span(one.quota_next_at - figures.now)}${one.quota_spent_at ? room : ""}` : "";
     write(node.children[0], one.name);
     write(node.children[1], one.doing);
     terms(node.children[2], [
       ["sent", `${per(one.sent_per_s)} of ${per(one.rate_per_s)}`],
-      ["limit", one.limit_per_s ? per(one.limit_per_s) : "not known yet"],
-      ["phase", one.phase],
+      ["rate", one.rate_words],
       ["refused", `${(one.refused_share * 100).toFixed(2)} %`],
       ["sessions", `${one.sessions_open} open, ${one.sessions_busy} busy, at most ${one.sessions_ceiling}`],
       ["quota", `${many(one.quota_used)} in 24 h${left}${again}`],
@@ -134,6 +135,11 @@ function showRest(figures) {
   write(at("room"), `${size(room.used_bytes)} used of at most ${size(room.size_max_bytes)}, ` +
     `${size(room.free_bytes)} free on the disk (intake stalls below ${size(room.free_min_bytes)}).${stalled}`);
   terms(at("totals"), Object.entries(figures.totals).sort().map(([name, count]) => [name, many(count)]));
+  const several = figures.upstreams.length > 1;
+  rows(at("events"), figures.events.map((one) => [
+    `${span(figures.now - one.at)} ago`, several ? `${one.upstream}: ${one.text}` : one.text,
+  ]).reverse(), ["", ""]);
+  at("lately").hidden = !figures.events.length;
   const replies = Object.entries(figures.unknown_replies);
   rows(at("replies"), replies.map(([text, count]) => [many(count), text]), ["n", ""]);
   at("unknown").hidden = !replies.length;

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from relay.figures import Figures, HoldFigures, StreamFigures, UpstreamFigures
+    from relay.figures import (
+        EventFigures,
+        Figures,
+        HoldFigures,
+        StreamFigures,
+        UpstreamFigures,
+    )
 
 STREAMS_MAX = 100
 """Streams in an event, those with most recipients; all of them count in the lanes."""
 HOLDS_MAX = 50
 REPLIES_MAX = 20
+EVENTS_MAX = 10
+"""The latest; ``/api/v1/status`` has all that are kept."""
 TEXT_MAX = 500
 """Characters of a reason or a reply: SES's longest is below 300 (facts/ses-smtp.md)."""
 _STATES = ("waiting", "parked", "quarantined")
@@ -52,6 +60,7 @@ def view(figures: Figures) -> dict[str, Any]:
         "streams_more": len(streams[STREAMS_MAX:]),
         "holds": [_hold(one) for one in figures.holds[:HOLDS_MAX]],
         "holds_more": len(figures.holds[HOLDS_MAX:]),
+        "events": [_event(one) for one in figures.events[-EVENTS_MAX:]],
         "unknown_replies": {text[:TEXT_MAX]: count for text, count in replies[:REPLIES_MAX]},
     }
 
@@ -86,6 +95,10 @@ def _by_lane(streams: Iterable[StreamFigures]) -> list[dict[str, Any]]:
 def _hold(hold: HoldFigures) -> dict[str, Any]:
     command = release_command(hold)
     return {**asdict(hold), "reason": hold.reason[:TEXT_MAX], "release": command}
+
+
+def _event(event: EventFigures) -> dict[str, Any]:
+    return {**asdict(event), "text": event.text[:TEXT_MAX]}
 
 
 # -- The sentence, a rule each: what it says, or None if it does not apply -----------------------

@@ -1,8 +1,9 @@
 """What goes when to one upstream, and what became of it.
 
 ``dispatcher`` is the loop, ``turn`` its decisions; ``feed`` keeps the lanes filled from the
-spool, ``sessions`` gets sessions, ``attempts`` makes one attempt, ``conclusion`` turns replies
-into what becomes of each recipient, ``books`` writes it down.
+spool, ``sessions`` gets sessions (``staffing``: how many; ``bound``: whether they are too few),
+``attempts`` makes one attempt, ``conclusion`` turns replies into what becomes of each recipient,
+``books`` writes it down.
 """
 
 from relay.dispatcher.attempts import IN_DOUBT_REASON

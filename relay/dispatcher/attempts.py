@@ -26,6 +26,7 @@ from relay.dispatcher.conclusion import (
 )
 from relay.dispatcher.endings import Endings
 from relay.dispatcher.speed import Speed
+from relay.dispatcher.staffing import Occupancy
 from relay.envelope import redact, redact_all
 from relay.errors import ContentDamaged, SessionLost, SpoolDamaged, SpoolError
 from relay.reply import Stage
@@ -45,13 +46,8 @@ _log = logging.getLogger(__name__)
 
 IN_DOUBT_REASON = "in doubt: sent, but the upstream's answer was lost"
 """Of the hold for such mail: by ``upstream.in_doubt = "hold"``, or after ``DOUBTS_MAX`` tries."""
-OCCUPANCY_S = 0.4
-"""How long a session is taken by a message, until measured: four round trips of 50 ms and
-0.2 s of work (facts, ses-smtp.md 3)."""
 RETRY_S = 1.0
 """Pause after content could not be read; the session is kept, so that this bounds the tries."""
-_NEWEST_SHARE = 0.05
-"""Weight of the newest attempt in that mean: about the last forty count."""
 
 _LEVELS = {Kind.BOUNCED: logging.WARNING, Kind.IN_DOUBT: logging.WARNING}
 """All else is INFO: a hold is logged as a warning once, where it is set."""
@@ -73,8 +69,7 @@ class Attempts:
         """``on_end`` is called after each attempt: a session is free, mail may be back."""
         self._name, self._rooms, self._on_end = upstream, rooms, on_end
         self._feed, self._books, self._rules = feed, books, rules
-        self.occupancy_s = OCCUPANCY_S
-        """How long an attempt takes a session, of late."""
+        self.occupancy = Occupancy()
         self.speed = Speed()
         self.endings = Endings()
 
@@ -92,12 +87,16 @@ class Attempts:
             self._on_end()
 
     async def _run(self, envelope: Envelope, session: Session, probe: str) -> None:
+        taken_at = self._rooms.clock.monotonic()
         try:
             content = await self._content(envelope)
             sent_at = self._rooms.clock.monotonic()
             result = None if content is None else await self._send(envelope, session, content)
         finally:
             self._rooms.upstream.release(session)
+        if result is not None:
+            taken_s = self._rooms.clock.monotonic() - taken_at
+            self.occupancy.note(taken_s, self._rooms.shaper.snapshot().rate_per_s)
         if result is None:
             self._rooms.shaper.cancelled(self._rooms.clock.monotonic(), envelope.cost)
             await self._unanswered(probe)
@@ -158,9 +157,7 @@ class Attempts:
             self._rooms.metrics.failed("upstream")
             return SessionLost(Stage.DOT, f"surprise inside the relay: {type(error).__name__}")
         finally:
-            took = self._rooms.clock.monotonic() - started
-            self.occupancy_s += _NEWEST_SHARE * (took - self.occupancy_s)
-            self._rooms.metrics.attempted(took)
+            self._rooms.metrics.attempted(self._rooms.clock.monotonic() - started)
 
     async def _conclude(
         self, envelope: Envelope, parts: list[Part], sent_at: float, probe: str

@@ -48,6 +48,9 @@ _log = logging.getLogger(__name__)
 SURPRISE_S = 1.0
 """Pause after a surprise in the loop, so that a lasting one does not fill the log."""
 
+BRIEF_S = 0.1
+"""A drain waits for so short a sleep: to watch for it costs two tasks a message."""
+
 
 class Dispatcher:
     """Sends what waits for one upstream until told to drain."""
@@ -89,6 +92,10 @@ class Dispatcher:
         self._woken, self._draining = asyncio.Event(), asyncio.Event()
         self._sessions = Sessions(upstream, rooms, self._draining)
         self._why: Why | None = Why.IDLE
+        self._due_at = float("-inf")
+        """When the rate lets the next message go, for all that is known before it is booked."""
+        self._piles_up = False
+        """Whether more was waiting when the last message went."""
 
     # -- What others tell it ---------------------------------------------------------------
 
@@ -122,7 +129,21 @@ class Dispatcher:
             return f"unreachable: sessions end: {self._attempts.endings.text}"
         if self._why is Why.IDLE and self._has_mail():
             return "waiting: all mail is held or not due yet"
-        return "sending" if self._why is None else self._why.value
+        if self._why in {None, Why.SESSIONS}:
+            return self._session_words() if self.session_bound else "sending"
+        return self._why.value
+
+    @property
+    def session_bound(self) -> bool:
+        """Whether sessions, not the rate and not the demand, hold sending back, of late."""
+        return self._sessions.bound.is_bound(self._rooms.clock.monotonic())
+
+    def _session_words(self) -> str:
+        pool = self._rooms.upstream.snapshot()
+        count, taken_s = pool.ceiling, self._attempts.occupancy.mean_s(pool.opening_s)
+        named = f"{count} sessions (one kept for priority mail)" if count > 1 else "1 session"
+        carried = max(1, count - 1) / max(taken_s, 1e-3)
+        return f"{Why.SESSIONS}: {named}, {taken_s:.1f} s a message: {carried:.1f}/s"
 
     def _has_mail(self) -> bool:
         return any(
@@ -147,6 +168,7 @@ class Dispatcher:
                     _log.exception("dispatch failed", extra={"upstream": self.name})
                     self._rooms.metrics.failed("dispatcher")
                     await first_of(self._draining.wait(), self._rooms.clock.sleep(SURPRISE_S))
+            self._sessions.rest()
             feed.cancel()
 
     async def _step(self, tasks: asyncio.TaskGroup) -> None:
@@ -157,11 +179,11 @@ class Dispatcher:
             self._note(turn.why)
             await self._rest(turn)
             return
-        self._sessions.want(self._attempts.occupancy_s, tasks)
+        self._sessions.want(self._attempts.occupancy, piles_up=self._piles_up)
         if not self._rooms.upstream.snapshot().open:
             self._why = Why.CONNECTING
         try:
-            session = await self._sessions.acquire()
+            session = await self._sessions.acquire(self._due_at)
         except UpstreamError as error:
             await self._not_opened(error, turn.probe)
             return
@@ -208,6 +230,12 @@ class Dispatcher:
     def _note(self, why: Why | None) -> None:
         """Keep why nothing goes, and stop the age clock for what is not the mail's fault."""
         self._why = why
+        now = self._rooms.clock.monotonic()
+        if why is Why.SESSIONS:
+            self._sessions.bound.short(max(now, self._due_at))
+        elif why is not None:
+            self._sessions.bound.served(now)
+            self._sessions.rest()
         now_ms = self._rooms.clock.wall_ms()
         for stops, scope in ((Why.QUOTA, self._quota_scope), (Why.BROKEN, self._broken_scope)):
             if why is stops:
@@ -224,7 +252,10 @@ class Dispatcher:
         moment = shaper.reserve(now, 1)
         envelope: Envelope | None = None
         try:
-            await first_of(clock.sleep(moment - now), self._draining.wait())
+            if moment - now < BRIEF_S:
+                await clock.sleep(moment - now)
+            else:
+                await first_of(clock.sleep(moment - now), self._draining.wait())
             turn = self._turn(own_sessions=1)
             if not self._draining.is_set() and isinstance(turn, Go) and turn.probe == go.probe:
                 envelope = await self._pick(turn, tasks)
@@ -239,6 +270,8 @@ class Dispatcher:
             shaper.cancelled(clock.monotonic(), 1)
             shaper.reserve(clock.monotonic(), envelope.cost)
         self._rooms.quota.probe_started(self._rooms.clock.wall_ms())
+        self._due_at = moment + envelope.cost / shaper.snapshot().rate_per_s
+        self._piles_up = self._lanes.ready()
         return envelope
 
     async def _pick(self, go: Go, tasks: asyncio.TaskGroup) -> Envelope | None:

@@ -1,4 +1,4 @@
-"""Getting a session, and what it means when none is to be had.
+"""Getting a session, having enough of them, and what it means when none is to be had.
 
 A failed opening says nothing about any mail (P4). If the peer said no, or could not prove who
 it is, the breaker holds the account; if it could not be reached, the pool backs off and the
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from math import ceil
 from typing import TYPE_CHECKING
 
+from relay.dispatcher.bound import Bound
 from relay.dispatcher.pause import first_of
+from relay.dispatcher.staffing import SPARE, Trend, needed
 from relay.errors import Unreachable, UpstreamError
 from relay.upstream import Refused
 from relay.verdict import SessionEnded, judge, judge_unreachable, kind_of
@@ -21,15 +22,11 @@ if TYPE_CHECKING:
     from relay import config
     from relay.breaker import Decision
     from relay.dispatcher.rooms import Rooms
+    from relay.dispatcher.staffing import Occupancy
     from relay.upstream import Session
     from relay.verdict import Verdict
 
 _log = logging.getLogger(__name__)
-
-SPARE = 2
-"""Beyond what rate x latency needs: one for the next message, one for a slow reply."""
-WARMING_MAX = 8
-"""Sessions opened ahead of their first message at one time."""
 
 
 class Sessions:
@@ -38,7 +35,8 @@ class Sessions:
     def __init__(self, upstream: config.Upstream, rooms: Rooms, stop: asyncio.Event) -> None:
         self._name, self._rooms, self._stop = upstream.name, rooms, stop
         self._address = f"{upstream.host}:{upstream.port}"
-        self._warming = 0
+        self._trend = Trend()
+        self.bound = Bound()
         self.unreachable = ""
         """Why no session could be opened the last time, "" if one could or a hold says why."""
 
@@ -47,8 +45,20 @@ class Sessions:
         """Under which name the age clock stops while the upstream cannot be reached."""
         return f"unreachable:{self._name}"
 
-    async def acquire(self) -> Session | None:
-        """A session, or None once ``stop`` is set. Raises: UpstreamError: an opening failed."""
+    async def acquire(self, due_at: float) -> Session | None:
+        """A session for the message that may go from ``due_at`` on; None once ``stop`` is set.
+
+        Raises: UpstreamError: an opening failed.
+        """
+        state, now = self._rooms.upstream.snapshot(), self._rooms.clock.monotonic()
+        if state.open >= state.opening and state.open + state.opening >= state.ceiling:
+            self.bound.short(max(now, due_at))
+        try:
+            return await self._acquire()
+        finally:
+            self.bound.served(self._rooms.clock.monotonic())
+
+    async def _acquire(self) -> Session | None:
         acquiring = asyncio.ensure_future(self._rooms.upstream.acquire())
         try:
             await first_of(acquiring, self._stop.wait())
@@ -65,34 +75,26 @@ class Sessions:
             self._rooms.ageing.go(self.scope, self._rooms.clock.wall_ms())
         return session
 
-    def want(self, occupancy_s: float, tasks: asyncio.TaskGroup) -> None:
-        """Have as many sessions as the rate needs, each taken ``occupancy_s`` by a message.
+    def want(self, occupancy: Occupancy, *, piles_up: bool) -> None:
+        """Have as many sessions as it takes, each taken by a message for its ``occupancy``.
 
-        The pool opens one for each that waits; those missing are opened ahead of need, or
-        a rise of the rate would wait for one handshake after the other.
+        If mail ``piles_up``, that is what the rate needs, opened ahead of need: a rise of the
+        rate would else wait for one handshake after the other. If not, what comes is soon gone,
+        and a few more than are busy will do.
         """
         state = self._rooms.upstream.snapshot()
-        needed = ceil(self._rooms.shaper.snapshot().rate_per_s * occupancy_s) + SPARE
-        needed = min(max(needed, state.busy + SPARE), state.ceiling)
-        self._rooms.upstream.want(needed)
-        missing = needed - state.open - state.opening - self._warming
-        if self.unreachable or self._rooms.holds.account_held(self._name):
-            return
-        for _ in range(min(missing, WARMING_MAX - self._warming)):
-            self._warming += 1
-            tasks.create_task(self._warm())
+        wanted = state.busy + SPARE
+        if piles_up:
+            now, opening_s = self._rooms.clock.monotonic(), state.opening_s
+            rate_per_s = self._trend.ahead(now, self._rooms.shaper.snapshot().rate_per_s, opening_s)
+            wanted = max(wanted, needed(rate_per_s, occupancy.mean_s(opening_s), opening_s))
+        is_well = not self.unreachable and not self._rooms.holds.account_held(self._name)
+        # Beyond the ceiling, too: the pool then knows to try it when its time has come.
+        self._rooms.upstream.want(wanted, ready=is_well)
 
-    async def _warm(self) -> None:
-        """Open a session and leave it idle."""
-        try:
-            session = await self.acquire()
-            if session is not None:
-                self._rooms.upstream.release(session)
-        except UpstreamError as error:
-            # Not judged here: who needs a session next will meet the same, and judge it.
-            _log.info("session not opened ahead", extra={"error": str(error)})
-        finally:
-            self._warming -= 1
+    def rest(self) -> None:
+        """Nothing is to be sent just now: open no more than are waited for."""
+        self._rooms.upstream.want(self._rooms.upstream.snapshot().busy + SPARE)
 
     def failed(self, error: UpstreamError, probe: str) -> Decision:
         """What a failed opening means; ``probe`` is the held key it was to test, or ""."""

@@ -1,7 +1,8 @@
 """One upstream's rooms together: pool, shaper, quota, breaker and dispatcher.
 
 What an upstream has taught is kept in the spool and brought back at the start: the learned
-rate under ``shaper:<name>``, the quota's ledger from the outcomes themselves.
+rate by ``memory``, the quota's ledger from the outcomes themselves, what the upstream said of the
+quota under ``quota:<name>``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from relay.breaker import Breaker
 from relay.dispatcher import Dispatcher, Rooms
 from relay.quota import BUCKET_MS, WINDOW_MS, Quota
+from relay.service.memory import Memory, account_of
 from relay.shaper import Shaper
 from relay.upstream import Pool
 
@@ -39,13 +41,6 @@ class Shared:
     clock: Clock
 
 
-async def recall(shaper: Shaper, upstream: str, spool: Spool, clock: Clock) -> None:
-    """Bring back to ``shaper`` what the spool keeps of an upstream's rate."""
-    learned = await spool.state(f"shaper:{upstream}")
-    if learned:
-        shaper.restore(clock.monotonic(), learned)
-
-
 class Branch:
     """The rooms of one upstream."""
 
@@ -58,7 +53,7 @@ class Branch:
         on_lift: Callable[[], None],
     ) -> None:
         """Raises: ConfigError: ``ca_file`` cannot be used."""
-        self.name = upstream.name
+        self.name, self.config = upstream.name, upstream
         self._whole, self._upstream, self._shared = whole, upstream, shared
         self._on_lift = on_lift
         self.pool = Pool(
@@ -69,16 +64,21 @@ class Branch:
             on_failure=shared.metrics.failed,
         )
         self.shaper = Shaper(upstream.rate)
+        self.memory = Memory(upstream, self.shaper, shared.spool, shared.clock)
         self.quota = Quota(upstream.quota)
+        self._saved: dict[str, object] = {}
         self.dispatcher: Dispatcher
 
     async def restore(self) -> None:
         """Bring back what was learned before, and make the dispatcher."""
         spool, clock = self._shared.spool, self._shared.clock
-        await recall(self.shaper, self.name, spool, clock)
+        await self.memory.recall()
         since_ms = clock.wall_ms() - WINDOW_MS
         buckets = await spool.sent_by_time(self.name, since_ms, BUCKET_MS)
         self.quota = Quota(self._upstream.quota, buckets)
+        kept = await spool.state(self._quota_key) or {}
+        if kept.get("account") == account_of(self._upstream):
+            self.quota.restore(kept)
         rooms = Rooms(
             upstream=self.pool,
             shaper=self.shaper,
@@ -95,8 +95,16 @@ class Branch:
         self.dispatcher = Dispatcher(self._upstream, self._whole.retry, self._whole.lanes, rooms)
 
     async def save(self) -> None:
-        """Write down what was learned. Raises: SpoolError."""
-        await self._shared.spool.put_state(f"shaper:{self.name}", self.shaper.learned())
+        """Write down what the upstream said of its quota, if that is news. Raises: SpoolError."""
+        account = account_of(self._upstream)
+        record: dict[str, object] = {**self.quota.learned(), "account": account}
+        if record != self._saved:
+            await self._shared.spool.put_state(self._quota_key, record)
+            self._saved = record
+
+    @property
+    def _quota_key(self) -> str:
+        return f"quota:{self.name}"
 
     async def run(self) -> None:
         """Send until the dispatcher is drained, then close the sessions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from relay import __version__
@@ -17,20 +17,28 @@ from relay.breaker import (
 )
 from relay.envelope import id_text
 from relay.figures import (
+    EventFigures,
     Figures,
     HoldFigures,
     RoomFigures,
     StreamFigures,
     UpstreamFigures,
+    rate_in_words,
 )
 from relay.spool import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from relay import config
     from relay.breaker import Hold, Holds
     from relay.service.branch import Branch
+    from relay.service.memory import Memory
+    from relay.shaper import Shaper
     from relay.spool import Found, Spool
+
+UPSTREAMS_SAID = 3
+"""Upstreams whose rates stand in the one line of ``systemctl status``."""
 
 
 def streams_of(spool: Spool) -> tuple[StreamFigures, ...]:
@@ -83,15 +91,12 @@ def room_of(spool: Spool, now: float) -> RoomFigures:
 
 def upstream_of(branch: Branch, now_ms: int, now: float) -> UpstreamFigures:
     """One upstream's figures."""
-    shaper, pool = branch.shaper.snapshot(), branch.pool.snapshot()
-    quota = branch.quota.snapshot(now_ms)
-    return UpstreamFigures(
-        name=branch.name,
+    pool, quota = branch.pool.snapshot(), branch.quota.snapshot(now_ms)
+    resting = resting_upstream(branch.config, branch.shaper, branch.memory, now_ms)
+    figures = replace(
+        resting,
         doing=branch.dispatcher.doing,
-        rate_per_s=shaper.rate_per_s,
-        limit_per_s=shaper.limit_per_s,
-        phase=shaper.phase,
-        refused_share=shaper.refused_share,
+        session_bound=branch.dispatcher.session_bound,
         sent_per_s=branch.dispatcher.sent_per_s(now),
         sessions_open=pool.open,
         sessions_busy=pool.busy,
@@ -99,10 +104,55 @@ def upstream_of(branch: Branch, now_ms: int, now: float) -> UpstreamFigures:
         quota_used=quota.used,
         quota_left=quota.left,
         quota_next_at=quota.next_at,
+        quota_allowed=quota.allowed,
+        quota_spent_at=quota.spent_at,
+        quota_room_at=quota.room_at,
     )
+    return replace(figures, rate_words=rate_in_words(figures, now_ms))
 
 
-def of_stopped_spool(spool: Spool, holds: list[Hold], now_ms: int, now: float) -> Figures:
+def resting_upstream(
+    upstream: config.Upstream, shaper: Shaper, memory: Memory, now_ms: int
+) -> UpstreamFigures:
+    """The figures of an upstream to which nothing is sent: what is known of its rate."""
+    state, rate = shaper.snapshot(), upstream.rate
+    known_by, known_at = memory.known()
+    figures = UpstreamFigures(
+        name=upstream.name,
+        doing="stopped: the relay is not running",
+        rate_words="",
+        rate_per_s=state.rate_per_s,
+        limit_per_s=state.limit_per_s,
+        error_share=state.error_share,
+        known_by=known_by.value,
+        known_at=known_at,
+        burst=state.burst,
+        noise_share=state.noise_share,
+        phase=state.phase,
+        refused_share=state.refused_share,
+        start_per_s=rate.start_per_s,
+        floor_per_s=rate.floor_per_s,
+        ceiling_per_s=rate.ceiling_per_s,
+        use_max=rate.use_max,
+        session_bound=False,
+        sent_per_s=0.0,
+        sessions_open=0,
+        sessions_busy=0,
+        sessions_ceiling=0,
+        quota_used=0,
+        quota_left=None,
+        quota_next_at=None,
+    )
+    return replace(figures, rate_words=rate_in_words(figures, now_ms))
+
+
+def of_stopped_spool(
+    spool: Spool,
+    holds: list[Hold],
+    events: tuple[EventFigures, ...],
+    now_ms: int,
+    now: float,
+) -> Figures:
     """What can be said of a relay that is not running."""
     return Figures(
         version=__version__,
@@ -114,6 +164,7 @@ def of_stopped_spool(spool: Spool, holds: list[Hold], now_ms: int, now: float) -
         streams=streams_of(spool),
         holds=holds_of(holds),
         room=room_of(spool, now),
+        events=events,
         totals={},
         unknown_replies={},
     )
@@ -159,4 +210,5 @@ def in_words(figures: Figures) -> str:
     parked = sum(one.parked for one in figures.streams)
     sending = "sending is paused" if figures.paused else f"sending {rate_per_s:.1f}/s"
     held = f", {parked} held ({', '.join(sorted({one.key for one in figures.holds}))})"
-    return f"{taking}; {sending}; {waiting} waiting{held if parked or figures.holds else ''}"
+    known = "".join(f"; {one.name} {one.rate_words}" for one in figures.upstreams[:UPSTREAMS_SAID])
+    return f"{taking}; {sending}; {waiting} waiting{held if parked or figures.holds else ''}{known}"

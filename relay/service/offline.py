@@ -10,8 +10,10 @@ from relay.breaker import Holds
 from relay.clock import SystemClock
 from relay.errors import RelayError
 from relay.metrics import Metrics
-from relay.service.branch import Shared, recall
-from relay.service.figures import of_stopped_spool
+from relay.service.branch import Shared
+from relay.service.figures import of_stopped_spool, resting_upstream
+from relay.service.limits import Limits
+from relay.service.memory import Memory
 from relay.service.rates import Rates
 from relay.service.steering import Steering
 from relay.shaper import Shaper
@@ -19,6 +21,7 @@ from relay.spool import Spool
 
 if TYPE_CHECKING:
     from relay.config import Config
+    from relay.figures import UpstreamFigures
 
 _CHANGING = frozenset({"hold", "release", "pause", "resume"})
 
@@ -40,12 +43,9 @@ async def answer(config: Config, command: str, request: dict[str, Any]) -> dict[
         shared = Shared(
             spool=spool, holds=Holds(kept), ageing=ageing, metrics=Metrics(), clock=clock
         )
-        figures = of_stopped_spool(spool, kept, clock.wall_ms(), clock.monotonic())
         names = [upstream.name for upstream in config.upstreams]
-        shapers = {upstream.name: Shaper(upstream.rate) for upstream in config.upstreams}
-        for name, shaper in shapers.items():
-            await recall(shaper, name, spool, clock)
-        rates = Rates(spool, clock, config.upstreams, shapers)
+        rates, limits = await _rates(config, shared)
+        figures = of_stopped_spool(spool, kept, limits.events, clock.wall_ms(), clock.monotonic())
         steering = Steering(shared, names, rates, figures=lambda: figures, on_change=lambda: None)
         said = dict(await getattr(steering.commands, command)(request))
         if command in _CHANGING:
@@ -57,3 +57,23 @@ async def answer(config: Config, command: str, request: dict[str, Any]) -> dict[
         return said
     finally:
         await spool.close()
+
+
+async def _rates(config: Config, shared: Shared) -> tuple[Rates, Limits]:
+    """The rates with which the next start would begin."""
+    spool, clock = shared.spool, shared.clock
+    upstreams = {upstream.name: upstream for upstream in config.upstreams}
+    shapers = {name: Shaper(upstream.rate) for name, upstream in upstreams.items()}
+    memories = {
+        name: Memory(upstreams[name], shaper, spool, clock) for name, shaper in shapers.items()
+    }
+    for memory in memories.values():
+        await memory.recall()
+        memory.changes()  # To look at what is kept is no event.
+    limits = Limits(memories, spool, clock, shared.metrics)
+    await limits.recall()
+
+    def figures(name: str) -> UpstreamFigures:
+        return resting_upstream(upstreams[name], shapers[name], memories[name], clock.wall_ms())
+
+    return Rates(config.upstreams, memories, limits, figures, clock), limits

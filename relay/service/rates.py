@@ -8,29 +8,39 @@ that the next start would have.
 
 from __future__ import annotations
 
-import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from relay.service.memory import LIMIT_MAX_PER_S
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from relay import config
     from relay.clock import Clock
-    from relay.shaper import Shaper
-    from relay.spool import Spool
+    from relay.figures import UpstreamFigures
+    from relay.service.limits import Limits
+    from relay.service.memory import Memory
 
-_log = logging.getLogger(__name__)
-
-TOLD_CONFIDENCE = 0.9
-"""How sure a told number counts as: an error of 10 %, that of fifteen messages. A reading that
-contradicts it by more replaces it (``Estimate.learn``). Measured in the model, at the start and
-in mid-course, 30 and 250 ms, a bucket of one second: told 100 at 50/s, 95 % use after 3 s and
-2 % refused in that minute; told 20 at 100/s, 95 % after 27 s (the climb is the search's own).
-A number that is far too high costs refusals in its first seconds, not throughput: told 500 at
-50/s, 9 % of that minute's attempts at 250 ms."""
-
-TOLD_MAX_PER_S = 100_000
-"""More recipients a second than any account has; a slip of the finger must not pass."""
+SHOWN = (
+    "name",
+    "rate_words",
+    "rate_per_s",
+    "limit_per_s",
+    "error_share",
+    "known_by",
+    "known_at",
+    "burst",
+    "phase",
+    "session_bound",
+    "refused_share",
+    "noise_share",
+    "start_per_s",
+    "floor_per_s",
+    "ceiling_per_s",
+    "use_max",
+)
+"""Of an upstream's figures, those about its rate."""
 
 
 class Rates:
@@ -38,50 +48,42 @@ class Rates:
 
     def __init__(
         self,
-        spool: Spool,
-        clock: Clock,
         upstreams: Iterable[config.Upstream],
-        shapers: Mapping[str, Shaper],
+        memories: Mapping[str, Memory],
+        limits: Limits,
+        figures: Callable[[str], UpstreamFigures],
+        clock: Clock,
     ) -> None:
-        self._spool, self._clock, self._shapers = spool, clock, shapers
-        self._upstreams = {upstream.name: upstream for upstream in upstreams}
+        """``figures`` are those of the upstream of that name."""
+        self._rules = {upstream.name: upstream.rate for upstream in upstreams}
+        self._memories, self._limits, self._figures = memories, limits, figures
+        self._clock = clock
 
     async def show(self, request: dict[str, Any]) -> dict[str, Any]:
         """The rate of each upstream, or of the one that is named. Raises: ValueError."""
-        return {"upstreams": [self._one(name) for name in chosen(request, self._upstreams)]}
+        return self._all(chosen(request, self._rules))
 
     async def told(self, request: dict[str, Any]) -> dict[str, Any]:
         """Start over from ``per_s``, and keep that in the spool.
 
-        Raises: ValueError: it is no rate, or outside of what ``relay.toml`` allows.
+        Raises: ValueError: it is no rate, or outside of what ``relay.toml`` allows; SpoolError.
         """
-        names = chosen(request, self._upstreams)
-        per_s = request.get("per_s")
+        names = chosen(request, self._rules)
+        per_s = _rate_in(request)
         for name in names:
-            _check(per_s, self._upstreams[name].rate)
+            _check(per_s, self._rules[name])
+        self._limits.note()
         for name in names:
-            shaper = self._shapers[name]
-            known = {"limit_per_s": per_s, "confidence": TOLD_CONFIDENCE}
-            shaper.restore(self._clock.monotonic(), known)
-            await self._spool.put_state(f"shaper:{name}", shaper.learned())
-            _log.warning("rate set by an operator", extra={"upstream": name, "per_s": per_s})
-        return {"upstreams": [self._one(name) for name in names]}
+            self._memories[name].tell(per_s)
+        self._limits.note()
+        await self._limits.save()
+        return self._all(names)
 
-    def _one(self, name: str) -> dict[str, Any]:
-        known, rate = self._shapers[name].snapshot(), self._upstreams[name].rate
+    def _all(self, names: Iterable[str]) -> dict[str, Any]:
+        figures = [asdict(self._figures(name)) for name in names]
         return {
-            "name": name,
-            "rate_per_s": known.rate_per_s,
-            "limit_per_s": known.limit_per_s,
-            "error_share": known.error_share,
-            "burst": known.burst,
-            "phase": known.phase,
-            "refused_share": known.refused_share,
-            "noise_share": known.noise_share,
-            "start_per_s": rate.start_per_s,
-            "floor_per_s": rate.floor_per_s,
-            "ceiling_per_s": rate.ceiling_per_s,
-            "use_max": rate.use_max,
+            "now": self._clock.wall_ms(),
+            "upstreams": [{field: one[field] for field in SHOWN} for one in figures],
         }
 
 
@@ -95,13 +97,19 @@ def chosen(request: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return [wanted]
 
 
-def _check(per_s: object, rate: config.Rate) -> None:
-    """Raises: ValueError unless ``per_s`` is a rate that the configuration allows."""
+def _rate_in(request: Mapping[str, Any]) -> float:
+    """The rate in ``request``. Raises: ValueError: there is none."""
+    per_s = request.get("per_s")
     if isinstance(per_s, bool) or not isinstance(per_s, int | float):
         found = type(per_s).__name__
         raise ValueError(f"found {found}, wanted recipients a second")  # noqa: TRY004  # one answer
-    if not 0 < per_s <= TOLD_MAX_PER_S:  # false for NaN, too
-        raise ValueError(f"wanted recipients a second, at most {TOLD_MAX_PER_S:g}")
+    if not 0 < per_s <= LIMIT_MAX_PER_S:  # false for NaN, too
+        raise ValueError(f"wanted recipients a second, at most {LIMIT_MAX_PER_S:g}")
+    return float(per_s)
+
+
+def _check(per_s: float, rate: config.Rate) -> None:
+    """Raises: ValueError unless the configuration allows ``per_s``."""
     if per_s < rate.floor_per_s:
         raise ValueError(f"{per_s:g}/s is below upstream.rate.floor_per_s = {rate.floor_per_s:g}")
     if 0 < rate.ceiling_per_s < per_s:

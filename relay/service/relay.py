@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,11 @@ from relay.errors import ConfigError, SpoolError
 from relay.figures import Figures
 from relay.listener import DRAIN_GRACE_S, Listener, Resting, by_domain, store, users_of
 from relay.metrics import Metrics
+from relay.service.accounts import Accounts
 from relay.service.branch import Branch, Shared
 from relay.service.figures import holds_of, in_words, is_paused, room_of, streams_of, upstream_of
 from relay.service.inheritance import NOTHING, Inheritance
+from relay.service.limits import Limits
 from relay.service.rates import Rates
 from relay.service.steering import Steering
 from relay.spool import State
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from relay.clock import Clock
     from relay.config import Config
+    from relay.figures import UpstreamFigures
     from relay.spool import Due, Spool
 
 _log = logging.getLogger(__name__)
@@ -86,6 +90,10 @@ class Relay:
             )
             for upstream in config.upstreams
         }
+        self._memories = {name: branch.memory for name, branch in self._branches.items()}
+        self._limits = Limits(self._memories, spool, clock, self.metrics)
+        shapers = {name: branch.shaper for name, branch in self._branches.items()}
+        self._accounts = Accounts(config.upstreams, shapers, spool, clock, self.metrics.failed)
         self.listener = Listener(
             config.listen,
             spool,
@@ -120,11 +128,12 @@ class Relay:
         )
 
     def _make_steering(self) -> Steering:
-        shapers = {name: branch.shaper for name, branch in self._branches.items()}
         return Steering(
             self._shared,
             self._branches,
-            Rates(self._spool, self._clock, self._config.upstreams, shapers),
+            Rates(
+                self._config.upstreams, self._memories, self._limits, self._upstream, self._clock
+            ),
             figures=self.figures,
             on_change=self._steered,
         )
@@ -170,6 +179,8 @@ class Relay:
             upkeep = [
                 tasks.create_task(self._spool.run()),
                 tasks.create_task(self._save_often()),
+                tasks.create_task(self._limits.run()),
+                tasks.create_task(self._accounts.run()),
                 tasks.create_task(self._watch_clock()),
             ]
             branches = [tasks.create_task(one.run()) for one in self._branches.values()]
@@ -181,6 +192,7 @@ class Relay:
                 await self._close_doors()
             for task in upkeep:
                 task.cancel()
+        self._limits.note()
         await self._save()
 
     def figures(self) -> Figures:
@@ -193,13 +205,19 @@ class Relay:
             started_at=self._started_at,
             paused=is_paused(holds, self._branches),
             draining=self._draining.is_set(),
-            upstreams=tuple(upstream_of(one, now_ms, now) for one in self._branches.values()),
+            upstreams=tuple(map(self._upstream, self._branches)),
             streams=streams_of(self._spool),
             holds=holds_of(holds),
             room=room_of(self._spool, now),
+            events=self._limits.events,
             totals=dict(self.metrics.totals),
             unknown_replies=dict(self.metrics.unknown),
         )
+
+    def _upstream(self, name: str) -> UpstreamFigures:
+        now_ms, now = self._clock.wall_ms(), self._clock.monotonic()
+        figures = upstream_of(self._branches[name], now_ms, now)
+        return replace(figures, aws=self._accounts.figures_of(name))
 
     def _not_ready(self) -> str | None:
         if self._draining.is_set():
@@ -231,8 +249,11 @@ class Relay:
             if not self._shared.holds.held(key):
                 await self._spool.release(key)
         await self._follow_clock(now_ms)
+        await self._limits.recall()
+        await self._accounts.restore()
         for branch in self._branches.values():
             await branch.restore()
+        self._limits.note()
         if self._paused:
             # Before any dispatcher runs: not even the first message may leave.
             await self._steering.pause({})
@@ -341,6 +362,8 @@ class Relay:
     async def _save(self) -> None:
         """Write down what was learned; a failure costs a slower start, no mail."""
         try:
+            await self._limits.save()
+            await self._accounts.save()
             for branch in self._branches.values():
                 await branch.save()
             now_ms = self._clock.wall_ms()

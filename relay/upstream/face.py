@@ -48,7 +48,8 @@ class PoolState:
     """How many sessions there are now. ``open`` is ``idle`` + ``busy``; ``opening`` is apart.
 
     ``ceiling`` is the most that may be open at once: ``sessions_max``, or less after the
-    peer said that there were too many.
+    peer said that there were too many. ``opening_s`` is how long an opening takes, of late;
+    0: none has succeeded yet.
     """
 
     open: int
@@ -56,6 +57,7 @@ class PoolState:
     busy: int
     opening: int
     ceiling: int
+    opening_s: float = 0.0
 
 
 class Session(Protocol):
@@ -75,8 +77,12 @@ class Session(Protocol):
 class Upstream(Protocol):
     """A source of sessions, paced; the dispatcher's only way to the outside."""
 
-    def want(self, sessions: int) -> None:
-        """Let up to ``sessions`` be open at once, should that many be waited for."""
+    def want(self, sessions: int, *, ready: bool = False) -> None:
+        """Let up to ``sessions`` be open at once, should that many be waited for.
+
+        With ``ready``, open them ahead of need and keep up their number, until told otherwise.
+        An opening that fails while nobody waits is told to nobody.
+        """
         ...
 
     async def acquire(self) -> Session:

@@ -1,9 +1,9 @@
-"""How fast and how far the pool may open sessions. Pure: ``now`` is monotonic seconds.
+"""How fast the pool may open sessions. Pure: ``now`` is monotonic seconds.
 
-Three small rules, none of which knows of sockets: ``Backoff`` after failures, ``Width``
-for openings under way at once, ``Ceiling`` for what the peer bears. In each of them the
-failures of one burst are one signal: an opening that began before the last failure was
-noted says nothing new.
+Small rules, none of which knows of sockets: ``Backoff`` after failures, ``Width`` for openings
+under way at once, ``Pace`` for openings a second, ``share_of_life`` for how long a session is
+used. How many may be open is ``ceiling``'s to say. The failures of one burst are one signal: an
+opening that began before the last failure was noted says nothing new.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ FIRST_S = 1.0
 LONGEST_S = 60.0
 """A dead upstream is tried once a minute: soon enough after it returns, too rare to hurt it."""
 
-WIDTH_MAX = 10
-"""Openings under way at once. A TLS handshake costs us a few ms of CPU and a login costs SES
-a look-up; ten at a time fill a pool of 200 in a few seconds (assumed; no figure published)."""
+WIDTH_MAX = 128
+"""Openings under way at once: at ``PER_S`` this bears a handshake of 1.3 s (trans-Pacific, facts
+ses-smtp.md 7.4)."""
+WIDENING = 2
+"""Further openings for each that succeeds."""
 
-CUT = 0.9
-CLIMB_EVERY_S = 60.0
-DOUBLINGS_MAX = 16
-"""Of what a ceiling has climbed: 65,535 more sessions, beyond any ``sessions_max``."""
+PER_S = 100.0
+"""Openings a second. A handshake costs us a millisecond or two of CPU and SES the look-up of a
+login (*assumed* to be borne; no figure is published). At 250 ms a round trip 500/s take 600
+sessions; with 50 a second they held a rate back that rose from 10/s to 500/s in ten seconds."""
+AT_ONCE = 10
+"""Openings that may begin together when none began for a while."""
+
+SHORTEST_LIFE = 0.5
+"""Share of its messages and its age after which a session goes at the earliest."""
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(slots=True)
@@ -49,16 +57,17 @@ class Backoff:
 
 @dataclass(slots=True)
 class Width:
-    """How many sessions may be in the making at once: 1, 2, 4, 8, ``WIDTH_MAX`` by rounds.
+    """How many sessions may be in the making at once: 1, 3, 9, 27, 81, ``WIDTH_MAX`` by rounds.
 
-    One more for each that opens, which is a doubling a round (TCP's slow start, RFC 5681).
+    Two more for each that opens, faster than TCP's slow start (RFC 5681), which would take
+    eight handshakes for a hundred sessions; ``Pace`` bounds the rest.
     """
 
     at_once: int = 1
 
     def on_opened(self) -> None:
-        """One more, up to ``WIDTH_MAX``."""
-        self.at_once = min(WIDTH_MAX, self.at_once + 1)
+        """Wider, up to ``WIDTH_MAX``."""
+        self.at_once = min(WIDTH_MAX, self.at_once + WIDENING)
 
     def on_narrowed(self) -> None:
         """Start again with one: an opening failed, or no session is left to prove the way."""
@@ -66,46 +75,34 @@ class Width:
 
 
 @dataclass(slots=True)
-class Ceiling:
-    """The most sessions that may be open: cut by a tenth when refused, then higher each minute.
+class Pace:
+    """How many openings may begin: ``PER_S`` a second, ``AT_ONCE`` of them together."""
 
-    SES publishes no number for ``421 Too many concurrent SMTP connections`` and may count
-    other clients of the account, so the edge is found and tried again. The steps double: 1 more
-    after a minute, then 3, 7, 15. An edge that is real is met again after a few minutes, which
-    costs one refused opening and no mail; one that was a moment's trouble is soon far behind.
-    (With one more a minute, a refusal while few sessions were open kept the relay below its
-    intake for the better part of an hour: *observed* in ``tests/fault/test_soak.py``.)
-    """
+    _free: float = field(default=AT_ONCE, init=False)
+    _at: float = field(default=-inf, init=False)
 
-    sessions_max: int
-    _base: int = field(init=False)
-    _cut_at: float = field(default=-inf, init=False)
-
-    def __post_init__(self) -> None:
-        self._base = self.sessions_max
-
-    def at(self, now: float) -> int:
-        """The ceiling at ``now``, in 1..``sessions_max``."""
-        if self._base >= self.sessions_max:
-            return self.sessions_max
-        return min(self.sessions_max, self._base + self._climbed(now))
-
-    def climbs_at(self, now: float) -> float:
-        """The moment after ``now`` at which it will be higher; ``inf`` if it is at its top."""
-        if self.at(now) >= self.sessions_max:
-            return inf
-        return self._cut_at + (self._steps(now) + 1) * CLIMB_EVERY_S
-
-    def _climbed(self, now: float) -> int:
-        return int(2 ** min(self._steps(now), DOUBLINGS_MAX)) - 1
-
-    def _steps(self, now: float) -> int:
+    def room(self, now: float) -> int:
+        """How many may begin now."""
+        if now > self._at:
+            self._free = min(AT_ONCE, self._free + (now - self._at) * PER_S)
+            self._at = now
         # A loop woken at the very moment may see it a rounding error early.
-        return int((now - self._cut_at + 1e-6) / CLIMB_EVERY_S)
+        return int(self._free + 1e-6)
 
-    def on_refused(self, now: float, begun_at: float, open_count: int) -> None:
-        """Fall below the ``open_count`` that the peer bore, once a burst."""
-        if begun_at <= self._cut_at:
-            return
-        self._base = max(1, min(self.at(now), int(open_count * CUT)))
-        self._cut_at = now
+    def room_at(self, now: float) -> float:
+        """The moment from which one may begin, ``now`` or later."""
+        return now if self.room(now) else now + (1 - self._free) / PER_S
+
+    def on_begun(self) -> None:
+        """One has begun."""
+        self._free -= 1
+
+
+def share_of_life(number: int) -> float:
+    """The share of its messages and its age that session ``number`` is used for.
+
+    Sessions opened together wear out together, and a pool that lost half of its sessions within
+    two seconds could not replace them in time (a handshake takes 1.4 s across the Pacific). So
+    their lives differ: by multiples of the golden ratio, which are even whatever the count.
+    """
+    return 1 - (1 - SHORTEST_LIFE) * (number * _GOLDEN % 1)

@@ -1,15 +1,18 @@
 """The sessions to one upstream: opened when waited for, reused, and closed in good time.
 
-- A session is opened only for somebody who waits, and never beyond the least of
-  ``sessions_max``, the ceiling and what ``want`` asked for (but one, when anybody waits).
+- A session is opened for somebody who waits, or because ``want`` has them kept ready, and never
+  beyond the least of ``sessions_max``, the ceiling and what ``want`` asked for (but one, when
+  anybody waits).
 - The session that came back last is handed out first, so that those in excess idle out;
   at ``idle_close_s``, before SES cuts them at about 10 s.
 - A failed opening is told to one waiter. The next try waits for the back-off, and so does
   everybody else: a dead upstream sees one connection a minute, not one a message.
-- ``421 Too many concurrent SMTP connections`` lowers the ceiling. As long as a session is
-  open it is no failure: whoever waits gets that session sooner or later. With none open it
-  is a failure and no more: somebody else holds what there is, perhaps the relay that was
-  killed just now, and how many we may have it does not tell.
+- ``421 Too many concurrent SMTP connections`` lowers the ceiling (``ceiling``). As long as a
+  session is open it is no failure, and there is no back-off: whoever waits gets that session
+  sooner or later. With none open it is a failure and no more: somebody else holds what there
+  is, perhaps the relay that was killed just now, and how many we may have it does not tell.
+- Of as many as are wanted none idles out: one that has rested for half of its time goes next.
+  Else those kept ready for a burst would be closed and opened again every few seconds.
 
 Invariants: a session is in exactly one of ``_idle``, ``_busy``, ``_leaving`` (QUIT is to be
 said) and ``_quitting`` (it is being said), and counts against the limits until it has left.
@@ -28,9 +31,10 @@ from typing import TYPE_CHECKING, Self
 from relay.errors import Unreachable, UpstreamError
 from relay.reply import Stage
 
+from .ceiling import Ceiling
 from .face import PoolState, Refused, Session
 from .opening import Access
-from .pacing import Backoff, Ceiling, Width
+from .pacing import Backoff, Pace, Width, share_of_life
 from .session import SmtpSession
 
 if TYPE_CHECKING:
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OPENINGS_MEANT = 20
+"""Of so many the mean duration is known."""
 GOODBYE_S = 2.0
 """How long a QUIT may take, and ``aclose`` as a whole: politeness, nothing hangs on it."""
 
@@ -71,11 +77,13 @@ class Pool:
         self._quitting: set[SmtpSession] = set()
         self._openers: set[asyncio.Task[None]] = set()
         self._waiters: deque[asyncio.Future[SmtpSession]] = deque()
-        self._wanted = 1
+        self._wanted, self._is_ready = 1, False
         self._backoff = Backoff()
-        self._width = Width()
+        self._width, self._pace = Width(), Pace()
         self._ceiling = Ceiling(upstream.sessions_max)
         self._changed = asyncio.Event()
+        self._opening_s = 0.0
+        self._opened = 0
         self._alarm_at = inf  # when ``run`` looks again even if nothing changes
         self._closed = False
 
@@ -90,9 +98,9 @@ class Pool:
     ) -> None:
         await self.aclose()
 
-    def want(self, sessions: int) -> None:
+    def want(self, sessions: int, *, ready: bool = False) -> None:
         """As ``face.Upstream.want``."""
-        self._wanted = max(1, sessions)
+        self._wanted, self._is_ready = max(1, sessions), ready
         self._wake_if_openable()
 
     async def acquire(self) -> Session:
@@ -124,6 +132,7 @@ class Pool:
             busy=len(self._busy),
             opening=len(self._openers),
             ceiling=self._ceiling.at(self._clock.monotonic()),
+            opening_s=self._opening_s,
         )
 
     async def run(self) -> None:
@@ -162,14 +171,23 @@ class Pool:
     # -- handing out ---------------------------------------------------------------
 
     def _take_idle(self) -> SmtpSession | None:
-        """The idle session used last that can still be used, now busy."""
+        """An idle session that can still be used, now busy."""
         while self._idle:
-            session = self._idle.pop()
+            session = self._idle.pop(self._next_idle())
             if session.alive and not session.worn:
                 self._busy[session] = session
                 return session
             self._part_with(session)
         return None
+
+    def _next_idle(self) -> int:
+        """Which goes next: the one used last, or one that is wanted and would soon idle out."""
+        surplus = max(0, self._open_count - self._wanted)
+        if surplus < len(self._idle):
+            rested_s = self._upstream.idle_close_s / 2
+            if self._clock.monotonic() >= self._idle[surplus].idle_until - rested_s:
+                return surplus
+        return -1
 
     def _place(self, session: SmtpSession) -> None:
         """A session that nobody holds goes to the first who waits, to the idle ones, or away."""
@@ -214,18 +232,33 @@ class Pool:
 
     def _openable(self, now: float) -> int:
         """How many openings may begin now."""
-        if self._closed or now < self._backoff.retry_at:
+        if self._closed or now < self._not_before:
             return 0
-        opening = len(self._openers)
-        taken = self._open_count + len(self._leaving) + len(self._quitting) + opening
-        room = min(self._ceiling.at(now), self._wanted) - taken
-        return max(0, min(len(self._waiters) - opening, self._width.at_once - opening, room))
+        most = min(self._missing, self._width.at_once) - len(self._openers)
+        room = self._ceiling.at(now) - self._open_count - self._going
+        return max(0, min(most, room, self._pace.room(now)))
+
+    @property
+    def _missing(self) -> int:
+        """How many are wanted, and waited for or to be kept ready, that are not open."""
+        short = max(0, self._wanted - self._open_count)
+        return short if self._is_ready else min(len(self._waiters), short)
+
+    @property
+    def _going(self) -> int:
+        """Sessions that the peer may count and that are not open yet, or no longer."""
+        return len(self._openers) + len(self._leaving) + len(self._quitting)
+
+    @property
+    def _not_before(self) -> float:
+        """The moment before which nothing is opened, because an opening failed."""
+        return max(self._backoff.retry_at, self._ceiling.paused_until)
 
     def _wake_if_openable(self) -> None:
         """Wake ``run`` if it has an opening to begin, or to wait for."""
         now = self._clock.monotonic()
-        if now < self._backoff.retry_at:
-            self._look_again_at(self._backoff.retry_at)
+        if now < self._not_before:
+            self._look_again_at(self._not_before)
         elif self._openable(now):
             self._changed.set()
 
@@ -233,6 +266,7 @@ class Pool:
         if not self._open_count and not self._openers:
             self._width.on_narrowed()
         for _ in range(self._openable(now)):
+            self._pace.on_begun()
             self._openers.add(tasks.create_task(self._open(now)))
 
     async def _open(self, begun_at: float) -> None:
@@ -240,7 +274,8 @@ class Pool:
         failure: UpstreamError | None = None
         session: SmtpSession | None = None
         try:
-            session = await SmtpSession.open(self._access, self._clock)
+            share = share_of_life(self._opened + len(self._openers) - 1)
+            session = await SmtpSession.open(self._access, self._clock, share)
         except UpstreamError as error:
             failure = error
         except Exception:
@@ -253,27 +288,33 @@ class Pool:
             self._openers.discard(task)
             self._changed.set()
         if session is not None:
-            self._on_opened(session)
+            self._on_opened(session, begun_at)
         elif failure is not None:
             self._on_failed(failure, begun_at)
 
-    def _on_opened(self, session: SmtpSession) -> None:
+    def _on_opened(self, session: SmtpSession, begun_at: float) -> None:
         log.debug("session opened", extra={"upstream": self._upstream.name})
         session.watch(self._changed.set)
+        now = self._clock.monotonic()
+        took_s = now - begun_at
+        self._opening_s += (took_s - self._opening_s) / min(self._opened + 1, OPENINGS_MEANT)
+        self._opened += 1
         self._backoff.on_opened()
         self._width.on_opened()
+        self._ceiling.on_opened(now, self._open_count + 1)
         self._place(session)
 
     def _on_failed(self, error: UpstreamError, begun_at: float) -> None:
         now = self._clock.monotonic()
         self._width.on_narrowed()
+        facts = {"upstream": self._upstream.name, "error": str(error)}
+        if self._open_count and _says_too_many(error):
+            self._ceiling.on_refused(now, begun_at, self._open_count, self._going)
+            log.info("sessions at their ceiling", extra={**facts, "open": self._open_count})
+            return
         self._backoff.on_failed(now, begun_at)
         retry_s = round(self._backoff.retry_at - now, 3)
-        facts = {"upstream": self._upstream.name, "error": str(error), "retry_s": retry_s}
-        log.warning("session not opened", extra=facts)
-        if self._open_count and _says_too_many(error):
-            self._ceiling.on_refused(now, begun_at, self._open_count)
-            return
+        log.warning("session not opened", extra={**facts, "retry_s": retry_s})
         if (waiter := self._next_waiter()) is not None:
             waiter.set_exception(error)
 
@@ -317,11 +358,15 @@ class Pool:
     def _next_due(self, now: float) -> float:
         """When an idle session is due, or one may be opened again; ``inf`` for never."""
         due = min((session.idle_until for session in self._idle), default=inf)
-        if not self._waiters:
+        if self._missing <= len(self._openers):
             return due
-        if now < self._backoff.retry_at:
-            return min(due, self._backoff.retry_at)
-        return min(due, self._ceiling.climbs_at(now))
+        if now < self._not_before:
+            return min(due, self._not_before)
+        return min(due, self._ceiling.climbs_at(now), self._paced_at(now))
+
+    def _paced_at(self, now: float) -> float:
+        """When an opening may begin that only the pace holds back; ``inf`` if none does."""
+        return inf if self._pace.room(now) else self._pace.room_at(now)
 
     async def _ring(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

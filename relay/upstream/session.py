@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import ceil
 from typing import TYPE_CHECKING, Self
 
 from relay.errors import SessionLost
@@ -44,19 +45,22 @@ _GOOD = {
 class SmtpSession:
     """A ``face.Session`` over SMTP. ``on_lost`` is called when its connection has gone."""
 
-    def __init__(self, opened: Opened, access: Access, clock: Clock) -> None:
+    def __init__(self, opened: Opened, access: Access, clock: Clock, share: float = 1.0) -> None:
+        """``share`` of the messages and of the age that a session may have are this one's."""
         self._link = opened.link
         self._extensions = opened.extensions
         self._upstream = access.upstream
         self._clock = clock
         self._attempts = 0
+        self._attempts_max = ceil(share * access.upstream.session_messages_max)
+        self._age_max_s = share * access.upstream.session_age_max_s
         self._opened_at = clock.monotonic()
         self._used_at = self._opened_at
 
     @classmethod
-    async def open(cls, access: Access, clock: Clock) -> Self:
+    async def open(cls, access: Access, clock: Clock, share: float = 1.0) -> Self:
         """A session ready to send. Raises: Unreachable, Refused."""
-        return cls(await open_link(access), access, clock)
+        return cls(await open_link(access), access, clock, share)
 
     @property
     def alive(self) -> bool:
@@ -66,10 +70,10 @@ class SmtpSession:
     @property
     def worn(self) -> bool:
         """True once it has had its share of attempts or time, or idled for too long."""
-        now, upstream = self._clock.monotonic(), self._upstream
+        now = self._clock.monotonic()
         return (
-            self._attempts >= upstream.session_messages_max
-            or now >= self._opened_at + upstream.session_age_max_s
+            self._attempts >= self._attempts_max
+            or now >= self._opened_at + self._age_max_s
             or now >= self.idle_until
         )
 

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.figures import Figures, HoldFigures, RoomFigures, StreamFigures, UpstreamFigures
+from relay.figures import (
+    EventFigures,
+    Figures,
+    HoldFigures,
+    RoomFigures,
+    StreamFigures,
+    UpstreamFigures,
+)
 
 _UPSTREAM = UpstreamFigures(
     name="ses",
     doing="sending",
+    rate_words="holding 14.0/s ± 0.1, confirmed 40 s ago",
     rate_per_s=12.5,
     limit_per_s=14.0,
+    error_share=0.005,
+    known_by="confirmed",
+    known_at=-39_998,
+    burst=28.0,
+    noise_share=0.001,
     phase="holding",
     refused_share=0.25,
+    start_per_s=10.0,
+    floor_per_s=0.5,
+    ceiling_per_s=0.0,
+    use_max=1.0,
+    session_bound=False,
     sent_per_s=11.0,
     sessions_open=7,
     sessions_busy=5,
@@ -34,6 +52,7 @@ _ALL = Figures(
     streams=(),
     holds=(),
     room=_ROOM,
+    events=(),
     totals={},
     unknown_replies={},
 )
@@ -74,3 +93,7 @@ def stream(
 def hold(key: str, source: str = "breaker", **more: object) -> HoldFigures:
     made = HoldFigures(key=key, source=source, reason="test", since_at=1, next_probe_at=0)
     return replace(made, **more)  # type: ignore[arg-type]
+
+
+def event(text: str, *, at: int = 1, upstream: str = "ses") -> EventFigures:
+    return EventFigures(at=at, upstream=upstream, text=text)

@@ -97,7 +97,7 @@ class FakeUpstream:
         """The mails that were accepted, for at least one recipient."""
         return [mail for mail in self.mails if mail.sent]
 
-    def want(self, sessions: int) -> None:
+    def want(self, sessions: int, *, ready: bool = False) -> None:
         self.wants.append(sessions)
         self._wanted = max(1, sessions)
         self._serve_waiters()

@@ -413,7 +413,7 @@ async def test_service_manager_is_told_each_step(tmp_path: Path) -> None:
         async with relay_and_twin(tmp_path, FAST, **under(manager)) as (relay, _):
             assert manager.said[0] == {
                 "READY": "1",
-                "STATUS": "taking mail; sending 0.0/s; 0 waiting",
+                "STATUS": "taking mail; sending 0.0/s; 0 waiting; ses idle; limit not known yet",
             }
             os.kill(relay.pid, signal.SIGHUP)
             await until(lambda: len(manager.said) >= 3)

@@ -230,7 +230,9 @@ async def test_bodies_under_attack_stay_within_the_memory_of_all(
             reset(talk)
         await asyncio.gather(*honest)
 
-        assert cap // 2 < held_bytes <= max(Weighed.weights) <= cap + size_max
+        assert cap // 2 < held_bytes <= cap + size_max
+        # What the senders that were cut off held is freed a moment after it may be used again.
+        assert max(Weighed.weights) <= cap + 2 * size_max
         await until_none_is_held(house)
         assert len(house.spool.kept) == 20
 

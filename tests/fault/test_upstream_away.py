@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.breaker import PROBE_FIRST_MS, PROBE_MAX_MS, Hold, Source, account_key
-from relay.dispatcher.sessions import WARMING_MAX
 from relay.mailer import Client, Mail, make_mail
 from relay.twin import NO_LATENCY, Twin, TwinConfig, texts
+from relay.upstream.pacing import AT_ONCE
 from tests.fakes import impostor, own_hosts
 from tests.fakes.running import relay_and_twin
 from tests.fakes.spool_file import PATIENCE_S, query, until
@@ -121,7 +121,7 @@ async def test_p4_revoked_key_holds_for_an_hour_and_nothing_is_lost(
         assert waits_ms == sorted(waits_ms)
         assert max(waits_ms) <= PROBE_MAX_MS
         # The first, one for each probe, and those that were on their way to be opened ahead.
-        assert logins <= 1 + len(waits_ms) + WARMING_MAX
+        assert logins <= 1 + len(waits_ms) + AT_ONCE
         assert not twin.ledger.records
         alarms = [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert any(texts.AUTH_WRONG[4:] in str(vars(record)) for record in alarms)

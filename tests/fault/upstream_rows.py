@@ -166,13 +166,15 @@ def second_ehlo(action: Action) -> Fault:
 @asynccontextmanager
 async def stripped(scene: Scene, strikes: Strikes) -> AsyncIterator[None]:
     """Somebody on the way takes STARTTLS out of the offer, and listens for the password."""
-    overheard = []
+    overheard, his = [], set()
 
     def strike(stage: Stage, transaction: Transaction) -> Action | None:
+        if stage is Stage.CONNECT:
+            his.add(transaction.session)  # others may be behind STARTTLS already
         if stage is Stage.EHLO:
             strikes.strike()
             return Say(BARE_EHLO)
-        if stage is Stage.AUTH:
+        if stage is Stage.AUTH and transaction.session in his:
             overheard.append(transaction.command)
         return None
 

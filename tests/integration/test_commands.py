@@ -22,7 +22,7 @@ from relay.envelope import Outcome
 from relay.errors import RelayError
 from relay.mailer import Client, make_mail
 from relay.spool import Finished, Settlement, Spool, State
-from tests.fakes.figures import figures, hold, room, stream, upstream
+from tests.fakes.figures import event, figures, hold, room, stream, upstream
 from tests.fakes.mail import envelope
 from tests.fakes.running import relay_and_twin
 from tests.fakes.spool_file import park
@@ -319,7 +319,8 @@ def test_status_of_a_relay_at_work() -> None:
     assert shown(totals={"sent": 3, "bounced": 1}) == (
         "relay 1  running for 5 min\n"
         "ses  sending\n"
-        "  rate 11.0/s of 12.5/s, limit 14.0/s, holding, refused 25.00%\n"
+        "  holding 14.0/s ± 0.1, confirmed 40 s ago\n"
+        "  rate 11.0/s of 12.5/s, refused 25.00%\n"
         "  sessions 7 open, 5 busy, at most 200\n"
         "  quota 900 in 24 h, 100 left\n"
         "waiting  0 recipients\n"
@@ -336,11 +337,31 @@ def test_status_of_a_relay_at_work() -> None:
         ({"started_at": NOW - 3 * 86_400_000}, "running for 3 d\n"),
         ({"started_at": NOW - 119_000}, "running for 119 s\n"),
         ({"started_at": NOW + 5_000}, "running for 0 s\n"),
-        ({"upstreams": (upstream(limit_per_s=None),)}, ", limit not known yet, "),
+        ({"upstreams": (upstream(rate_words="idle; as told"),)}, "\n  idle; as told\n"),
+        (
+            {"events": tuple(event("x", at=NOW - 1_000 * n, upstream=f"u{n}") for n in range(7))},
+            "\n2 s ago  u2  x\n3 s ago  u3  x\n4 s ago  u4  x\n5 s ago  u5  x\n6 s ago  u6  x\n",
+        ),
         ({"upstreams": (upstream(quota_left=None),)}, "  quota 900 in 24 h\n"),
         (
-            {"upstreams": (upstream(quota_next_at=NOW + 600_000),)},
+            {"upstreams": (upstream(quota_next_at=NOW + 600_000, quota_spent_at=NOW),)},
             "  quota spent, asking again in 10 min\n",
+        ),
+        (
+            {
+                "upstreams": (
+                    upstream(
+                        quota_next_at=NOW + 600_000,
+                        quota_spent_at=NOW,
+                        quota_room_at=NOW + 7_200_000,
+                    ),
+                )
+            },
+            "  quota spent, asking again in 10 min, room expected in 2 h\n",
+        ),
+        (
+            {"upstreams": (upstream(quota_next_at=NOW + 600_000),)},
+            "  quota used but for the priority lane's reserve, more in 10 min\n",
         ),
         (
             {"holds": (hold("campaign:c", since_at=NOW - 7_200_000, next_probe_at=NOW + 60_000),)},

@@ -397,7 +397,7 @@ async def test_last_session_is_kept_for_priority(tmp_path: Path) -> None:
     async with open_house(tmp_path, sessions_max=3) as house:
         house.upstream.answer = answer
         await house.keep(10, campaign="a", content=b"slow\r\n\r\n\r\n")
-        await house.until(lambda: house.dispatcher.doing == "session-bound")
+        await house.until(lambda: house.dispatcher.session_bound)
         assert house.upstream.snapshot().busy == 2
 
         await house.keep(1)

@@ -158,7 +158,9 @@ async def test_rate_shows_and_sets_running_and_stopped(tmp_path: Path) -> None:
     async with relay_and_twin(tmp_path, STEADY) as (relay, _):
         assert "limit not known yet" in await ask(tmp_path, "rate")
         said = await ask(tmp_path, "rate", "set", "33")
-        assert "limit 33.0/s +-10.0%" in said
+        assert said.startswith(
+            "ses  idle; last known 33.0/s ± 3.3\n  limit 33.0/s ± 3.3, set by an"
+        )
         assert "configured: start 10/s" in said
 
         assert await relay.stop() == 0

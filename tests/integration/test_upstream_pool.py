@@ -122,16 +122,18 @@ async def test_no_more_are_open_than_wanted_or_allowed(
         assert len(server.messages) == 10
 
 
-async def test_openings_start_with_one_and_double() -> None:
-    """With the greetings held back: 1 at first, then 2, 4, 8 and never more than 10 at once."""
-    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+async def test_openings_start_with_one_and_treble() -> None:
+    """With the greetings held back: 1 at first, then 3, 9, 27 under way at once."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
         gates = [asyncio.Event() for _ in range(50)]
         server.script("GREETING", *(After(gate, "220 hello") for gate in gates))
         pool.want(50)
         waiting = [asyncio.create_task(pool.acquire()) for _ in range(50)]
         widths, released = [], 0
 
-        while released < 35:
+        while released < 33:
+            await clock.advance(1)
             await server.until(lambda: server.open_now > released)  # noqa: B023
             await turn_until(lambda: server.open_now - released == pool.snapshot().opening)  # noqa: B023
             widths.append(pool.snapshot().opening)
@@ -140,9 +142,10 @@ async def test_openings_start_with_one_and_double() -> None:
             released += widths[-1]
             await turn_until(lambda: pool.snapshot().open == released)  # noqa: B023
 
-        assert widths == [1, 2, 4, 8, 10, 10]
+        assert widths == [1, 3, 9, 27]
         for gate in gates:
             gate.set()
+        await clock.advance(1)
         await asyncio.gather(*waiting)
 
 
@@ -170,6 +173,7 @@ async def test_surplus_idles_out_while_the_rest_works() -> None:
         pool.want(3)
         for session in await acquire_all(pool, 3):
             pool.release(session)
+        pool.want(1)
 
         for _ in range(7):
             session = await pool.acquire()
@@ -237,7 +241,7 @@ async def test_session_counts_until_it_has_left() -> None:
 
 
 async def test_old_session_is_replaced() -> None:
-    """At ``session_age_max_s``, though it was never idle for long."""
+    """At ``session_age_max_s`` or up to half of it sooner, though it was never idle for long."""
     clock, upstream = ManualClock(), replace(PLAIN, session_age_max_s=20)
     async with ScriptServer() as server, pool_with(server, clock, upstream) as pool:
         for _ in range(10):
@@ -246,7 +250,7 @@ async def test_old_session_is_replaced() -> None:
             pool.release(session)
             await clock.advance(4)
 
-        assert server.connections == 2
+        assert server.connections == 3  # the first lives for 20 s, the second for 14
 
 
 async def test_ended_session_is_dropped_and_the_waiter_gets_another() -> None:
@@ -353,42 +357,136 @@ async def test_refused_login_is_told_with_its_reply() -> None:
         assert (caught.value.reply.stage, caught.value.reply.code) == (Stage.AUTH, 535)
 
 
-async def test_too_many_connections_lowers_the_ceiling_and_is_no_failure() -> None:
-    """With ten open the eleventh is turned away: 9 allowed, and the caller waits for a free one."""
+async def test_wanted_sessions_do_not_idle_out_while_any_works() -> None:
+    """Three are wanted and one works at a time: the one that rested long goes next, none closes."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(3)
+        for session in await acquire_all(pool, 3):
+            pool.release(session)
+
+        for _ in range(20):
+            session = await pool.acquire()
+            await send(session)
+            pool.release(session)
+            await clock.advance(1)
+
+        assert pool.snapshot().idle == 3
+        assert server.connections == 3
+
+
+async def test_ready_sessions_are_opened_for_nobody_and_replaced() -> None:
+    """Five are kept ready: opened with nobody waiting, and another for one that ends."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        pool.want(5, ready=True)
+        await turn_until(lambda: pool.snapshot().idle == 5)
+
+        server.writers[0].close()
+        await turn_until(lambda: server.connections == 6 and pool.snapshot().idle == 5)
+        pool.want(5)
+        server.writers[1].close()
+        await turn_until(lambda: pool.snapshot().idle == 4)
+
+        pool.release(await pool.acquire())
+        assert server.connections == 6
+
+
+async def test_opening_that_fails_for_nobody_is_backed_off() -> None:
+    """Sessions kept ready at a dead upstream: one try, and the next a second later."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        server.script("GREETING", Close())
+        pool.want(5, ready=True)
+        await turn_until(lambda: server.connections == 1 and not pool.snapshot().opening)
+
+        await clock.advance(0.99)
+        assert server.connections == 1
+        await clock.advance(0.02)
+
+        await turn_until(lambda: pool.snapshot().idle == 5)
+
+
+async def test_too_many_connections_sets_the_ceiling_and_is_no_failure() -> None:
+    """With ten open the eleventh is turned away: 10 allowed, and who waits gets a free one."""
     clock = ManualClock()
     async with ScriptServer() as server, pool_with(server, clock) as pool:
         pool.want(20)
         held = await acquire_all(pool, 10)
+        await clock.advance(1)
         server.always("GREETING", Close(TOO_MANY))
 
         waiting = asyncio.create_task(pool.acquire())
         await turn_until(lambda: pool.snapshot().ceiling < 200)
 
-        assert pool.snapshot().ceiling == 9
-        await clock.advance(5)  # the back-off is long over
+        assert pool.snapshot().ceiling == 10
+        await clock.advance(1)
+        await server.until(lambda: server.connections == 12)
         assert not waiting.done()
-        assert server.connections == 11
 
         pool.release(held[0])
         assert await waiting is held[0]
 
 
-async def test_ceiling_climbs_back_each_minute() -> None:
-    """From 9 to 12 in two minutes; by then an eleventh is opened for who waits."""
+async def test_ceiling_is_tried_again() -> None:
+    """A second later one more is opened for who waits, and two more five seconds after that."""
     clock = ManualClock()
     async with ScriptServer() as server, pool_with(server, clock) as pool:
         pool.want(20)
         await acquire_all(pool, 10)
+        await clock.advance(1)
+        server.script("GREETING", Close(TOO_MANY))
+        waiting = [asyncio.create_task(pool.acquire())]
+        await turn_until(lambda: pool.snapshot().ceiling == 10)
+        waiting += [asyncio.create_task(pool.acquire()) for _ in range(2)]
+
+        await clock.advance(1)
+        await turn_until(lambda: pool.snapshot().open == 11)
+        await clock.advance(5)
+        await asyncio.gather(*waiting)
+
+        assert pool.snapshot().ceiling == 13
+        assert server.connections == 14
+
+
+async def test_session_refused_below_the_ceiling_is_no_reason_to_wait_long() -> None:
+    """A session that ended is replaced a second after its place was refused, not a minute."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(2)
+        first, _ = await acquire_all(pool, 2)
+        server.script("GREETING", Close(TOO_MANY))
+        server.script("MAIL", "421 Too many messages in one session")
+        await send(first)
+        pool.release(first)
+        waiting = asyncio.create_task(pool.acquire())
+        await turn_until(lambda: server.connections == 3 and not pool.snapshot().opening)
+
+        await clock.advance(0.99)
+        assert server.connections == 3
+        await clock.advance(0.01)
+
+        await send(await waiting)
+        assert server.connections == 4
+
+
+async def test_nothing_is_opened_for_a_second_after_a_refusal() -> None:
+    """Not even for a session that ends just then: a peer that refuses is not asked at once."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(4)
+        first, *_ = await acquire_all(pool, 3)
         server.script("GREETING", Close(TOO_MANY))
         waiting = asyncio.create_task(pool.acquire())
-        await turn_until(lambda: pool.snapshot().ceiling == 9)
-        assert not waiting.done()
+        await turn_until(lambda: pool.snapshot().ceiling == 3 and not pool.snapshot().opening)
 
-        await clock.advance(120)
+        server.script("MAIL", "421 Too many messages in one session")
+        await send(first)
+        pool.release(first)
+        await clock.advance(0.9)
+        assert server.connections == 4
 
-        assert pool.snapshot().ceiling == 12
-        await waiting
-        assert server.connections == 12
+        await clock.advance(0.2)
+        await send(await waiting)
 
 
 async def test_too_many_connections_is_told_when_none_is_open() -> None:
@@ -415,6 +513,7 @@ async def test_too_many_connections_with_none_open_leaves_the_ceiling_alone() ->
         pool.want(20)
         acquiring = asyncio.create_task(acquire_all(pool, 10))
         await clock.advance(1)  # the back-off
+        await clock.advance(1)
         assert len(await acquiring) == 10
 
 

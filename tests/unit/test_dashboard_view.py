@@ -8,6 +8,7 @@ import shlex
 import pytest
 
 from relay.dashboard.view import (
+    EVENTS_MAX,
     HOLDS_MAX,
     REPLIES_MAX,
     STREAMS_MAX,
@@ -17,7 +18,7 @@ from relay.dashboard.view import (
     release_command,
     view,
 )
-from tests.fakes.figures import figures, hold, room, stream, upstream
+from tests.fakes.figures import event, figures, hold, room, stream, upstream
 
 ONE = {"streams": (stream("a", 1),)}
 MANY = {"streams": (stream("a", 1200, parked=34),)}
@@ -182,6 +183,7 @@ def test_event_stays_small_however_much_there_is() -> None:
         streams=tuple(stream(f"{n}", n) for n in range(many)),
         holds=tuple(hold(f"campaign:{n}", reason="x" * 10_000) for n in range(HOLDS_MAX + 3)),
         unknown_replies={f"{n}" + "x" * 10_000: n for n in range(REPLIES_MAX + 5)},
+        events=tuple(event(f"{n:03}" + "x" * 10_000) for n in range(EVENTS_MAX + 5)),
     )
 
     shown = view(given)
@@ -189,6 +191,9 @@ def test_event_stays_small_however_much_there_is() -> None:
     assert [one["waiting"] for one in shown["streams"]] == list(range(many - 1, 6, -1))
     assert (shown["streams_more"], shown["holds_more"]) == (7, 3)
     assert shown["lanes"][0]["waiting"] == sum(range(many))
+    shown_events = [int(one["text"][:3]) for one in shown["events"]]
+    assert shown_events == list(range(5, EVENTS_MAX + 5))
+    assert {len(one["text"]) for one in shown["events"]} == {TEXT_MAX}
     assert {len(one["reason"]) for one in shown["holds"]} == {TEXT_MAX}
     assert list(shown["unknown_replies"].values()) == list(range(REPLIES_MAX + 4, 4, -1))
     assert len(json.dumps(shown)) < 100_000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from relay.figures import PHASES, KnownBy
 from relay.metrics import UNKNOWN_MAX, Metrics
 from relay.reply import Stage
 from relay.verdict import Kind
@@ -56,6 +57,7 @@ def busy() -> Metrics:
         metrics.settled("ses", kind.value, 2)
     metrics.expired("ses", 4)
     metrics.failed("dispatcher")
+    metrics.limit_changed("ses", "found")
     return metrics
 
 
@@ -81,6 +83,7 @@ def test_every_name_says_room_and_unit_and_every_metric_has_help() -> None:
 def test_labels_are_few_and_never_come_from_mail() -> None:
     """No address, campaign or text of a reply becomes a label: those are without bound."""
     known = {"upstream", "lane", "state", "verdict", "stage", "source", "room", "code", "le"}
+    known |= {"phase", "cause"}
 
     found = samples(busy(), figures(streams=(stream("secret-campaign", 1),)))
 
@@ -112,6 +115,7 @@ def test_events_are_counted_where_they_belong() -> None:
     assert value(found, "relay_verdict_unknown_replies_total", stage="dot") == 1
     assert value(found, "relay_dispatcher_expired_recipients_total", upstream="ses") == 4
     assert value(found, "relay_service_failures_total", room="dispatcher") == 1
+    assert value(found, "relay_shaper_limit_changes_total", upstream="ses", cause="found") == 1
     assert metrics.totals == {
         "received": 3,
         "refused": 1,
@@ -165,7 +169,12 @@ def test_states_are_those_of_the_figures() -> None:
     wanted = {
         "relay_shaper_rate_per_second": 12.5,
         "relay_shaper_limit_per_second": 14,
+        "relay_shaper_limit_error_ratio": 0.005,
+        "relay_shaper_limit_confirmed_seconds": 40,
+        "relay_shaper_burst_recipients": 28,
+        "relay_shaper_noise_ratio": 0.001,
         "relay_shaper_refused_ratio": 0.25,
+        "relay_upstream_session_bound": 0,
         "relay_upstream_sessions": 7,
         "relay_upstream_busy_sessions": 5,
         "relay_upstream_sessions_ceiling": 200,
@@ -247,3 +256,49 @@ def test_known_replies_are_not_listed() -> None:
     metrics.judged("sent", Stage.DOT, "250 Ok", known=True)
 
     assert not metrics.unknown
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_phase_is_a_series_each_of_which_one_is_1(phase: str) -> None:
+    """So that a graph can stack them and an alarm name one."""
+    found = samples(Metrics(), figures(upstreams=(upstream(phase=phase),)))
+
+    shown = {one: value(found, "relay_shaper_phase", upstream="ses", phase=one) for one in PHASES}
+    assert shown == {**dict.fromkeys(PHASES, 0), phase: 1}
+
+
+@pytest.mark.parametrize(
+    ("known_by", "known_at", "seconds"),
+    [
+        (KnownBy.CONFIRMED, 60_000, 40),
+        (KnownBy.REMEMBERED, 60_000, 40),
+        (KnownBy.CONFIRMED, 100_500, 0),
+        (KnownBy.CONFIRMED, None, None),
+        (KnownBy.OPERATOR, 60_000, None),
+        (KnownBy.AWS, 60_000, None),
+        (KnownBy.ESTIMATED, 60_000, None),
+        (KnownBy.NOBODY, None, None),
+    ],
+)
+def test_only_what_replies_confirmed_has_an_age(
+    known_by: KnownBy, known_at: int | None, seconds: float | None
+) -> None:
+    """What somebody said is no confirmation, and a clock set back makes no negative age."""
+    one = upstream(known_by=known_by.value, known_at=known_at)
+
+    found = samples(Metrics(), figures(now=100_000, upstreams=(one,)))
+
+    assert value(found, "relay_shaper_limit_confirmed_seconds", upstream="ses") == seconds
+
+
+def test_changes_of_a_limit_are_counted_from_0() -> None:
+    """A series that appears with its first change would hide it from ``increase``."""
+    metrics = Metrics()
+    metrics.watch_limit("ses", ["found", "raised"])
+    metrics.limit_changed("ses", "raised")
+
+    found = samples(metrics, figures())
+
+    name = "relay_shaper_limit_changes_total"
+    assert value(found, name, upstream="ses", cause="found") == 0
+    assert value(found, name, upstream="ses", cause="raised") == 1

@@ -1,11 +1,18 @@
-"""Back-off, width and ceiling of opening."""
+"""Back-off, width and pace of opening."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from relay.upstream.pacing import Backoff, Ceiling, Width
+from relay.upstream.pacing import (
+    AT_ONCE,
+    SHORTEST_LIFE,
+    WIDTH_MAX,
+    Backoff,
+    Pace,
+    Width,
+    share_of_life,
+)
 
 
 def test_backoff_doubles_from_one_second_to_a_minute() -> None:
@@ -44,86 +51,43 @@ def test_success_ends_the_backoff() -> None:
     assert backoff.retry_at == 111
 
 
-def test_width_doubles_by_rounds_to_ten_and_narrows_to_one() -> None:
-    """Slow start: each round that opens is followed by one twice as wide."""
+def test_width_trebles_by_rounds_and_narrows_to_one() -> None:
+    """Each round that opens is followed by one three times as wide, up to ``WIDTH_MAX``."""
     width, seen = Width(), []
 
-    for _ in range(6):
+    for _ in range(7):
         seen.append(width.at_once)
         for _ in range(width.at_once):
             width.on_opened()
     width.on_narrowed()
 
-    assert seen == [1, 2, 4, 8, 10, 10]
+    assert seen == [1, 3, 9, 27, 81, WIDTH_MAX, WIDTH_MAX]
     assert width.at_once == 1
 
 
-def test_refusal_cuts_the_ceiling_by_a_tenth_of_what_was_open() -> None:
-    """With 50 open of 200 allowed, 45 are allowed next."""
-    ceiling = Ceiling(200)
+def test_openings_are_paced() -> None:
+    """Ten may begin together, then one each 10 ms, and again ten after a rest."""
+    pace, begun = Pace(), []
 
-    ceiling.on_refused(100, begun_at=99, open_count=50)
+    for tick in range(200):
+        now = tick / 200
+        while pace.room(now):
+            pace.on_begun()
+            begun.append(now)
 
-    assert ceiling.at(100) == 45
-
-
-def test_refusals_of_one_burst_cut_once() -> None:
-    """Openings that began before the cut prove nothing about it, whatever is open by then."""
-    ceiling = Ceiling(200)
-    ceiling.on_refused(100, begun_at=99, open_count=50)
-
-    ceiling.on_refused(101, begun_at=99.5, open_count=20)
-    assert ceiling.at(101) == 45
-
-    ceiling.on_refused(102, begun_at=101, open_count=20)
-    assert ceiling.at(102) == 18
+    assert begun.count(0) == AT_ONCE
+    assert len(begun) == AT_ONCE + 99
+    assert pace.room_at(0.995) == pytest.approx(1)
+    assert pace.room(10) == AT_ONCE
 
 
-def test_ceiling_climbs_each_minute_without_refusals() -> None:
-    """Ever faster, back towards ``sessions_max`` and not beyond, however long that is ago."""
-    ceiling = Ceiling(60)
-    ceiling.on_refused(100, begun_at=99, open_count=50)
+@pytest.mark.parametrize("count", [10, 100])
+def test_sessions_opened_together_do_not_end_together(count: int) -> None:
+    """Their shares lie between a half and all, and are spread evenly."""
+    shares = [share_of_life(number) for number in range(count)]
 
-    at = [ceiling.at(100 + minutes * 60) for minutes in (0, 0.99, 1, 2, 3, 4, 1e6)]
-
-    assert at == [45, 45, 46, 48, 52, 60, 60]
-
-
-def test_ceiling_that_fell_to_the_bottom_is_soon_high_again() -> None:
-    """A refusal while few sessions were open must not starve an account for an hour."""
-    ceiling = Ceiling(200)
-    ceiling.on_refused(100, begun_at=99, open_count=1)
-
-    assert ceiling.at(100) == 1
-    assert ceiling.at(100 + 5 * 60) == 32
-
-
-@given(
-    st.integers(1, 300),
-    st.lists(st.tuples(st.floats(0, 200), st.floats(0, 5), st.integers(0, 300))),
-)
-def test_ceiling_stays_within_one_and_the_maximum(
-    sessions_max: int, refusals: list[tuple[float, float, int]]
-) -> None:
-    """Whatever is refused, and when, and a refusal never raises it."""
-    ceiling, now = Ceiling(sessions_max), 0.0
-
-    for gap_s, took_s, open_count in refusals:
-        now += gap_s
-        before = ceiling.at(now)
-        ceiling.on_refused(now, now - took_s, open_count)
-        assert 1 <= ceiling.at(now) <= before <= sessions_max
-
-
-@given(st.floats(0, 1e6), st.integers(2, 50))
-def test_ceiling_climbs_at_the_moment_it_says(cut_at: float, sessions_max: int) -> None:
-    """A loop that sleeps until ``climbs_at`` finds it higher, to the top, and then no more."""
-    ceiling, now = Ceiling(sessions_max), cut_at
-    ceiling.on_refused(cut_at, cut_at - 1, sessions_max)
-
-    while (at := ceiling.climbs_at(now)) < float("inf"):
-        assert at > now
-        assert ceiling.at(at) > ceiling.at(now)
-        now = at
-
-    assert ceiling.at(now) == sessions_max
+    assert shares[0] == 1
+    assert all(SHORTEST_LIFE < share <= 1 for share in shares)
+    for tenth in range(10):
+        low = SHORTEST_LIFE + tenth * 0.05
+        assert abs(sum(low < share <= low + 0.05 for share in shares) - count / 10) <= 2

@@ -10,6 +10,36 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from relay.figures.aws import AwsFigures
+from relay.figures.words import (
+    PHASES,
+    KnownBy,
+    change_in_words,
+    known_in_words,
+    limit_in_words,
+    per_s,
+    rate_in_words,
+    span,
+)
+
+__all__ = [
+    "PHASES",
+    "AwsFigures",
+    "EventFigures",
+    "Figures",
+    "HoldFigures",
+    "KnownBy",
+    "RoomFigures",
+    "StreamFigures",
+    "UpstreamFigures",
+    "change_in_words",
+    "known_in_words",
+    "limit_in_words",
+    "per_s",
+    "rate_in_words",
+    "span",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFigures:
@@ -41,14 +71,31 @@ class HoldFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamFigures:
-    """One account at SES: what it does now, in words and numbers."""
+    """One account at SES: what it does now, in words and numbers.
+
+    Of the limit: ``error_share`` is its likely error, ``known_by`` one of ``KnownBy``,
+    ``known_at`` when it was last confirmed or told (None: not known), ``rate_words`` all of it
+    in one phrase, the same wherever it is shown. ``ceiling_per_s`` 0: none. ``aws`` is None
+    unless AWS could be asked. Of the quota, see ``relay.quota.QuotaState``.
+    """
 
     name: str
     doing: str
+    rate_words: str
     rate_per_s: float
     limit_per_s: float | None
+    error_share: float
+    known_by: str
+    known_at: int | None
+    burst: float | None
+    noise_share: float
     phase: str
     refused_share: float
+    start_per_s: float
+    floor_per_s: float
+    ceiling_per_s: float
+    use_max: float
+    session_bound: bool
     sent_per_s: float
     sessions_open: int
     sessions_busy: int
@@ -56,6 +103,19 @@ class UpstreamFigures:
     quota_used: int
     quota_left: int | None
     quota_next_at: int | None
+    quota_allowed: int | None = None
+    quota_spent_at: int | None = None
+    quota_room_at: int | None = None
+    aws: AwsFigures | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFigures:
+    """Something that people should see later: when (``at``), to which upstream, what."""
+
+    at: int
+    upstream: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +131,7 @@ class RoomFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All of it. ``totals`` counts since the start of this process."""
+    """All of it. ``totals`` counts since the start of this process; ``events``: latest last."""
 
     version: str
     now: int
@@ -82,6 +142,7 @@ class Figures:
     streams: tuple[StreamFigures, ...]
     holds: tuple[HoldFigures, ...]
     room: RoomFigures
+    events: tuple[EventFigures, ...]
     totals: dict[str, int]
     unknown_replies: dict[str, int]
 
