@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import relay.config
 from relay.shaper import Shaper
+from tests.bench.shaping.references import Cubic, Fixed, Timer, knows
 from tests.bench.shaping.rows import ROWS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def ours(_: float) -> Controller:
     return Shaper(relay.config.parse({}).upstreams[0].rate)
 
 
-CONTROLLERS = {"ours": ours}
+CONTROLLERS = {"ours": ours, "fixed 90 %": Fixed, "CUBIC": Cubic, "timer": Timer, "knows": knows}
 
 
 @dataclass(frozen=True, slots=True)
