@@ -55,7 +55,7 @@ row's grid over three seeds, of changes over 24 phases):
 
     limit/s           5        14       50       200      1000
     steady: use       0.995    0.998    0.9995   0.9995   0.9989
-            refused   0.28 %   0.28 %   0.26 %   0.08 %   0.10 %
+            refused   0.28 %   0.28 %   0.29 %   0.11 %   0.14 %
     0.5 % lone refusals by chance
             use       0.985    0.967    0.992    0.999
             refused   0.98 %   1.22 %   1.06 %   0.78 %   in all
@@ -70,7 +70,7 @@ row's grid over three seeds, of changes over 24 phases):
             refused            0.59 %            0.16 %
     limit x4, s to 95 % of it
             median             18       10       9
-            worst              40       19       19
+            worst              40       15       19
     limit /5 from 25, 50, 200/s: calm after 1.4 to 1.6 s (worst 2.8, 2.6, 27 s: of a probe);
     0.80, 0.66 and 0.47 s worth of the old limit refused; 10/s to 500/s from cold: 95 % after 10 s,
     0.77 s worth refused; one token at 1/s: use 0.91 (250 ms) to 0.96 (30 ms), 0.6 % refused.

@@ -92,7 +92,7 @@ BUDGETS = ((10.0, 0.0014), (30.0, 0.0028), (100.0, 0.0034), (inf, 0.0012))
 all of 0.3 % would allow a probe in 24 s, and less is a raise found later; at low limits learning
 anew costs some of it, at high ones a probe comes soon enough for half."""
 
-LENT, DEBT_MAX = 3.0, 3.0
+LENT, DEBT_MAX = 3.0, 1.5
 """Refusals lent to learn a new limit, and the most owed, in messages: a costly surprise must not
 end the probing for minutes."""
 
