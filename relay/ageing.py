@@ -51,9 +51,10 @@ class Ageing:
         self._stretches: dict[str, deque[tuple[int, int]]] = {}
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Bring back what ``saved`` gave before a restart."""
+        """Bring back what ``saved`` gave before a restart; what is no stretch is left out."""
         for scope, stretches in saved.items():
-            kept = [(int(start), int(end)) for start, end in stretches]
+            listed = stretches if isinstance(stretches, list) else []
+            kept = [found for one in listed if (found := _stretch(one))]
             self._stretches[scope] = deque(kept[-STRETCHES_MAX:])
 
     def stop(self, scope: str, now_ms: int) -> None:
@@ -139,3 +140,12 @@ class Ageing:
                 total += finish - begin
                 reached = finish
         return total
+
+
+def _stretch(kept: object) -> tuple[int, int] | None:
+    """A stretch as JSON has it, if it is one."""
+    match kept:
+        case [int(start), int(end)]:
+            return start, end
+        case _:
+            return None

@@ -34,6 +34,40 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 """Bounds of the histograms: from a commit on a fast disk to SES's longest wait after the dot
 (RFC 5321 §4.5.3.2.6: ten minutes), dense where a healthy relay is (5 ms to 1 s)."""
 
+_BY_UPSTREAM = {
+    "rate_per_s": ("relay_shaper_rate_per_second", "Recipients a second aimed at."),
+    "limit_per_s": ("relay_shaper_limit_per_second", "Learned limit; absent until known."),
+    "error_share": (
+        "relay_shaper_limit_error_ratio",
+        "Likely error of the learned limit as a share of it; 1 is a guess.",
+    ),
+    "refused_share": (
+        "relay_shaper_refused_ratio",
+        "Share throttled of the last 1,000 recipients tried.",
+    ),
+    "noise_share": (
+        "relay_shaper_noise_ratio",
+        "Share of recipients throttled that no limit explains.",
+    ),
+    "burst": (
+        "relay_shaper_burst_recipients",
+        "Recipients that pass above the limit in a burst; absent until seen.",
+    ),
+    "session_bound": (
+        "relay_upstream_session_bound",
+        "1 while sessions, not the rate, hold sending back.",
+    ),
+    "sessions_open": ("relay_upstream_sessions", "Open sessions."),
+    "sessions_busy": ("relay_upstream_busy_sessions", "Sessions with a message under way."),
+    "sessions_ceiling": ("relay_upstream_sessions_ceiling", "Sessions allowed now."),
+    "quota_used": ("relay_quota_used_recipients", "Recipients sent in the last 24 hours."),
+    "quota_left": (
+        "relay_quota_left_recipients",
+        "Left of the daily quota; absent if unknown.",
+    ),
+}
+"""The gauges of each upstream: field of its figures, name of the metric, line of help."""
+
 _CONFIRMED = frozenset({KnownBy.CONFIRMED, KnownBy.REMEMBERED})
 
 UNKNOWN_MAX = 100
@@ -145,38 +179,9 @@ class Metrics:
         )
         self._paused = self._gauge("relay_dispatcher_paused", "1 while an operator has paused.")
         self._holds = self._gauge("relay_breaker_holds", "Holds in force.", "source")
-        upstream_gauges = {
-            "rate_per_s": ("relay_shaper_rate_per_second", "Recipients a second aimed at."),
-            "limit_per_s": ("relay_shaper_limit_per_second", "Learned limit; absent until known."),
-            "error_share": (
-                "relay_shaper_limit_error_ratio",
-                "Likely error of the learned limit as a share of it; 1 is a guess.",
-            ),
-            "refused_share": (
-                "relay_shaper_refused_ratio",
-                "Share throttled of the last 1,000 recipients tried.",
-            ),
-            "noise_share": (
-                "relay_shaper_noise_ratio",
-                "Share of recipients throttled that no limit explains.",
-            ),
-            "burst": (
-                "relay_shaper_burst_recipients",
-                "Recipients that pass above the limit in a burst; absent until seen.",
-            ),
-            "session_bound": (
-                "relay_upstream_session_bound",
-                "1 while sessions, not the rate, hold sending back.",
-            ),
-            "sessions_open": ("relay_upstream_sessions", "Open sessions."),
-            "sessions_busy": ("relay_upstream_busy_sessions", "Sessions with a message under way."),
-            "sessions_ceiling": ("relay_upstream_sessions_ceiling", "Sessions allowed now."),
-            "quota_used": ("relay_quota_used_recipients", "Recipients sent in the last 24 hours."),
-            "quota_left": (
-                "relay_quota_left_recipients",
-                "Left of the daily quota; absent if unknown.",
-            ),
-        }
+        self._upstream_states()
+
+    def _upstream_states(self) -> None:
         self._phase = self._gauge(
             "relay_shaper_phase", "1 for what the shaper does now, else 0.", "upstream", "phase"
         )
@@ -187,7 +192,7 @@ class Metrics:
         )
         self._by_upstream = {
             field: self._gauge(name, text, "upstream")
-            for field, (name, text) in upstream_gauges.items()
+            for field, (name, text) in _BY_UPSTREAM.items()
         }
 
     # Events of the listener (its ``Observer``).

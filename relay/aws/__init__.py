@@ -13,11 +13,12 @@ ask, the network) is a ``Silence``, which is a value and no error.
 from relay.aws.asking import ANSWER_MAX_S, Asker
 from relay.aws.place import Endpoint, account_of_key, endpoint_of
 from relay.aws.prior import CONFIDENCE, prior
-from relay.aws.words import Account, Enforcement, Silence, troubles
+from relay.aws.words import RATE_MAX_PER_S, Account, Enforcement, Silence, troubles
 
 __all__ = [
     "ANSWER_MAX_S",
     "CONFIDENCE",
+    "RATE_MAX_PER_S",
     "Account",
     "Asker",
     "Endpoint",

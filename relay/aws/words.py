@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+RATE_MIN_PER_S = 1.0
+"""A sandbox's, the smallest there is (documented). From less a shaper would need a quarter of an
+hour to find its way up."""
 RATE_MAX_PER_S = 100_000.0
 """As in ``relay.toml``: more recipients a second than any account has (500 was seen)."""
 
 DAY_MAX = 1e12
-"""Recipients a day; ten times the e-mail of the world. Beyond it the number is none."""
+"""Recipients a day; more than the e-mail of the world (some 4e11 a day, *assumed*). Beyond it the
+number is none."""
 
 
 class Enforcement(StrEnum):
@@ -106,7 +110,7 @@ def _account(
     sent_24_h = _number(quota.get("SentLast24Hours"), DAY_MAX)
     return Account(
         # 0 is no rate to start from: an account that may not send says so in other fields.
-        rate_max_per_s=_number(quota.get("MaxSendRate"), RATE_MAX_PER_S) or None,
+        rate_max_per_s=_number(quota.get("MaxSendRate"), RATE_MAX_PER_S, RATE_MIN_PER_S),
         max_24_h=None if max_24_h is None else round(max_24_h),
         sent_24_h=None if sent_24_h is None else round(sent_24_h),
         sending_enabled=sending_enabled,
@@ -116,11 +120,11 @@ def _account(
     )
 
 
-def _number(value: object, greatest: float) -> float | None:
-    """``value`` if it is a number within ``0..greatest``."""
+def _number(value: object, greatest: float, least: float = 0.0) -> float | None:
+    """``value`` if it is a number within ``least..greatest``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if 0 <= value <= greatest else None  # false for NaN, too
+    return float(value) if least <= value <= greatest else None  # false for NaN, too
 
 
 def _claim(value: object) -> bool | None:

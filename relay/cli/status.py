@@ -42,8 +42,9 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
     if not figures["started_at"]:
         yield "the relay is not running"
     else:
-        state = "stopping" if figures["draining"] else "paused" if figures["paused"] else "running"
-        yield f"relay {figures['version']}  {state} for {span(now - figures['started_at'])}"
+        state = ", stopping" if figures["draining"] else ", paused" if figures["paused"] else ""
+        running = span(now - figures["started_at"])
+        yield f"relay {figures['version']}  running for {running}{state}"
     for upstream in figures["upstreams"]:
         yield from _upstream_lines(upstream, now)
     yield from _stream_lines(figures["streams"], now)
@@ -68,7 +69,7 @@ def _upstream_lines(upstream: dict[str, Any], now: int) -> Iterator[str]:
     yield f"{upstream['name']}  {upstream['doing']}"
     yield f"  {upstream['rate_words']}"
     yield (
-        f"  rate {per_s(upstream['sent_per_s'])} of {per_s(upstream['rate_per_s'])},"
+        f"  sent {per_s(upstream['sent_per_s'])} of {per_s(upstream['rate_per_s'])},"
         f" refused {upstream['refused_share']:.2%}"
     )
     yield (

@@ -8,6 +8,7 @@ together, ``whole`` answers questions about the result.
 """
 
 from relay.config.parsing import parse
+from relay.config.rules import is_loopback
 from relay.config.schema import (
     Alert,
     Breaker,
@@ -41,6 +42,7 @@ __all__ = [
     "Retry",
     "Spool",
     "Upstream",
+    "is_loopback",
     "parse",
     "resolve",
     "without_effect",

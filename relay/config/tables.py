@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 _YEAR_DAYS = 3660.0
 _RATE_MAX = 100_000.0
+# A try every 17 minutes. At a floor of next to nothing, an hour of refusals would be followed by
+# years of silence.
+_RATE_MIN = 0.001
 _BYTES_MAX = 1 << 60
 
 
@@ -81,7 +84,7 @@ _RATE = Table(
     schema.Rate,
     {
         "start_per_s": number(0, _RATE_MAX, above=True),
-        "floor_per_s": number(0, _RATE_MAX, above=True),
+        "floor_per_s": number(_RATE_MIN, _RATE_MAX),
         "ceiling_per_s": number(0, _RATE_MAX),
         "use_max": number(0, 1, above=True),
     },

@@ -42,6 +42,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from relay import private
+from relay.config import is_loopback
 from relay.errors import ConfigError
 from relay.guesses import Guesses, Patience, origin_of
 
@@ -132,14 +133,6 @@ class Access:
             return None
         self.guesses.wrong(now, origin)
         return _TOKEN_WRONG
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to ``host``."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def read_token(path: Path) -> str:

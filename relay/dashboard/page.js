@@ -59,6 +59,19 @@ const besides = (one) => ["parked", "quarantined"].filter((state) => one[state])
   .map((state) => `${many(one[state])} ${state}`).join(", ");
 const oldest = (one, now) => one.oldest_at === null ? "" : span(now - one.oldest_at);
 
+// What AWS says, if it could be asked: [term, words] or none.
+function awsTerms(aws, now) {
+  if (!aws) return [];
+  const day = aws.max_24_h === null ? "" : ` of ${many(aws.max_24_h)}`;
+  const facts = [
+    ...aws.troubles,
+    aws.rate_max_per_s === null ? "" : `at most ${per(aws.rate_max_per_s)}`,
+    aws.sent_24_h === null ? "" : `${many(aws.sent_24_h)} sent in 24 h${day}`,
+    `as of ${span(now - aws.said_at)} ago`,
+  ];
+  return [["AWS says", facts.filter(Boolean).join("; ")]];
+}
+
 function showUpstreams(figures) {
   const card = () => {
     const node = make("div", make("h3"), make("p"), make("dl"));
@@ -78,6 +91,7 @@ function showUpstreams(figures) {
       ["refused", `${(one.refused_share * 100).toFixed(2)} %`],
       ["sessions", `${one.sessions_open} open, ${one.sessions_busy} busy, at most ${one.sessions_ceiling}`],
       ["quota", `${many(one.quota_used)} in 24 h${left}${again}`],
+      ...awsTerms(one.aws, figures.now),
     ]);
   });
 }

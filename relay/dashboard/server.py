@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from relay.clock import SystemClock
-from relay.dashboard.access import Access, Asked, Refusal, is_loopback
+from relay.config import is_loopback
+from relay.dashboard.access import Access, Asked, Refusal
 from relay.dashboard.connection import ON_EVERY_ANSWER, Crowd, HttpConnection
 from relay.dashboard.events import Events
 from relay.errors import AddressBusy, ConfigError

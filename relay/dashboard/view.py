@@ -192,7 +192,8 @@ def _speed(figures: Figures) -> str:
     limits = [one.limit_per_s for one in figures.upstreams if one.limit_per_s]
     known = bool(limits) and len(limits) == len(figures.upstreams)
     limit = f"limit {sum(limits):.1f}".removesuffix(".0") if known else "limit not known yet"
-    return f"sending {sent:.1f} a second; {limit}"
+    bound = ", session-bound" if any(one.session_bound for one in figures.upstreams) else ""
+    return f"sending {sent:.1f} a second{bound}; {limit}"
 
 
 def _doing(upstream: UpstreamFigures) -> str:

@@ -24,7 +24,8 @@ from relay.dispatcher.conclusion import (
     conclude,
     parts_of,
 )
-from relay.dispatcher.endings import Endings
+from relay.dispatcher.endings import Endings, is_ordinary
+from relay.dispatcher.refusals import Refusals
 from relay.dispatcher.speed import Speed
 from relay.dispatcher.staffing import Occupancy
 from relay.envelope import redact, redact_all
@@ -72,6 +73,7 @@ class Attempts:
         self.occupancy = Occupancy()
         self.speed = Speed()
         self.endings = Endings()
+        self.refusals = Refusals()
 
     async def run(self, envelope: Envelope, session: Session, probe: str) -> None:
         """Try to send a leased envelope; ``probe`` is the held key that this tests, or "".
@@ -102,7 +104,8 @@ class Attempts:
             await self._unanswered(probe)
             return
         try:
-            await self._conclude(envelope, parts_of(envelope, result), sent_at, probe)
+            first = not isinstance(result, SessionLost) and result.first
+            await self._conclude(envelope, parts_of(envelope, result), sent_at, probe, first=first)
         except Exception:
             _log.exception("attempt not concluded", extra=_labels(envelope))
             self._rooms.metrics.failed("dispatcher")
@@ -160,8 +163,9 @@ class Attempts:
             self._rooms.metrics.attempted(self._rooms.clock.monotonic() - started)
 
     async def _conclude(
-        self, envelope: Envelope, parts: list[Part], sent_at: float, probe: str
+        self, envelope: Envelope, parts: list[Part], sent_at: float, probe: str, *, first: bool
     ) -> None:
+        """Draw all conclusions; ``first``: the session had taken no mail before."""
         self._report(envelope, parts, sent_at)
         rulings, decisions = [], []
         for part in parts:
@@ -181,7 +185,7 @@ class Attempts:
             self._rules,
             now_ms=self._rooms.clock.wall_ms(),
             jitter=self._rooms.chance(),
-            put_off=self._put_off(envelope, parts, sent_at),
+            put_off=self._put_off(envelope, parts[-1], sent_at, first=first),
         )
         await self._write(envelope, conclusion)
         for decision in decisions:
@@ -194,10 +198,19 @@ class Attempts:
         if decision.lift:
             self._rooms.on_lift()
 
-    def _put_off(self, envelope: Envelope, parts: list[Part], sent_at: float) -> int:
-        """How often this mail waits by now because sessions end under it; 0: it goes on at once."""
-        verdict, now = parts[-1].judgement.verdict, self._rooms.clock.monotonic()
+    def _put_off(self, envelope: Envelope, part: Part, sent_at: float, *, first: bool) -> int:
+        """How often this mail waits by now, uncharged, for others; 0: it goes on at once.
+
+        It does if sessions keep ending under it, or if it is throttled for long.
+        """
+        verdict, now = part.judgement.verdict, self._rooms.clock.monotonic()
+        if isinstance(verdict, Throttled) and verdict.limit is not Limit.QUOTA:
+            self.endings.answered(envelope.id)
+            return self.refusals.throttled(envelope.id, now)
+        self.refusals.answered(envelope.id)
         match verdict:
+            case SessionEnded() if is_ordinary(verdict, part.stage, first=first):
+                return 0
             case SessionEnded():
                 was_broken = self.endings.is_broken
                 put_off = self.endings.ended(envelope.id, verdict, sent_at, now)
@@ -264,6 +277,7 @@ class Attempts:
             case Sent():
                 shaper.accepted(now, recipients, sent_at)
                 self.speed.count(now, recipients)
+                self.refusals.accepted()
                 quota.sent(now_ms, recipients)
             case Throttled(limit=limit):
                 quota.throttled(limit, now_ms)

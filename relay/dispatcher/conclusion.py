@@ -17,7 +17,7 @@ from relay.errors import SessionLost
 from relay.lifecycle import Next, fate
 from relay.reply import Reply, Stage
 from relay.spool import Finished, Parked, Rescheduled, Settlement
-from relay.verdict import InDoubt, Judgement, Sent, SessionEnded, judge, judge_lost
+from relay.verdict import InDoubt, Judgement, Sent, SessionEnded, Throttled, judge, judge_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,8 +106,8 @@ def conclude(
 ) -> Conclusion:
     """What becomes of each recipient of an envelope after one attempt.
 
-    ``put_off`` above 0: sessions keep ending under this mail, and it waits, uncharged, as
-    long as after that many deferrals.
+    ``put_off`` above 0: sessions keep ending under this mail, or it is throttled again and
+    again, and it waits, uncharged, as long as after that many deferrals.
     """
     changes: list[Finished | Rescheduled] = []
     head: list[Recipient] = []
@@ -120,7 +120,7 @@ def conclude(
                 attempts=recipient.attempts + fated.costs,
                 in_doubt=recipient.in_doubt or fated.in_doubt,
             )
-            if put_off and isinstance(ruling.verdict, SessionEnded):
+            if put_off and isinstance(ruling.verdict, SessionEnded | Throttled):
                 due = due_at(rules.retry, put_off, now_ms, jitter)
                 changes.append(_rescheduled(tried, ruling, due))
             elif fated.next is Next.HEAD:

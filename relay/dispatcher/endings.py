@@ -10,25 +10,34 @@ which every session ends would cost a session each time. So endings in a row are
   minute. Any answer about a mail mends it.
 - for an envelope: from the third on it waits by ``[retry]``, uncharged.
 
-A full session and an idle cut are the ordinary ends of a session and do not count.
+A full session, an idle cut and one session too many are the ordinary ends of a session and do
+not count; but only at MAIL or RCPT, and only if the session has taken mail before. Who says so
+under the first mail of each session, or with a content half sent, would say so for ever.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relay.reply import Stage
 from relay.verdict import Ending
 
 if TYPE_CHECKING:
     from relay.verdict import SessionEnded
 
 ORDINARY = frozenset({Ending.SESSION_CAP, Ending.IDLE, Ending.CONNECTION_CAP})
+_ORDINARY_AT = frozenset({Stage.MAIL, Stage.RCPT})
 PATIENCE = 2
 """Endings in a row that mean nothing: a load balancer that replaces a host makes one or two."""
 PAUSE_MAX_S = 60.0
 """As the pool's own back-off between failed openings."""
 ENVELOPES_MAX = 1000
 """Envelopes remembered; the one counted longest ago is forgotten first."""
+
+
+def is_ordinary(verdict: SessionEnded, stage: Stage, *, first: bool) -> bool:
+    """Whether a session that ended at ``stage`` had just done its work; ``first``: it had none."""
+    return verdict.ending in ORDINARY and stage in _ORDINARY_AT and not first
 
 
 class Endings:
@@ -53,8 +62,6 @@ class Endings:
 
     def ended(self, envelope_id: int, verdict: SessionEnded, sent_at: float, now: float) -> int:
         """Count an ending; how often the envelope was put off by now, 0 to go on at once."""
-        if verdict.ending in ORDINARY:
-            return 0
         if sent_at >= self._counted_at:
             self._in_row += 1
             self._counted_at, self.text = now, verdict.text

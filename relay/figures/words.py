@@ -110,10 +110,14 @@ def _searching(one: UpstreamFigures, _: int) -> str:
 
 
 def _settling(one: UpstreamFigures, now: int) -> str:
+    if one.limit_per_s is None:
+        return "settling: a limit was met, and is being measured"
     return f"settling near {_limit(one)}, {_known(one, now)}"
 
 
 def _holding(one: UpstreamFigures, now: int) -> str:
+    if one.limit_per_s is None:
+        return f"holding {per_s(one.rate_per_s)}, limit not known yet"
     share = f"{per_s(one.rate_per_s)}, use_max {one.use_max:g} of " if _is_shared(one) else ""
     return f"holding {share}{_limit(one)}, {_known(one, now)}"
 
@@ -125,12 +129,14 @@ def _is_shared(one: UpstreamFigures) -> bool:
 
 
 def _probing(one: UpstreamFigures, now: int) -> str:
-    limit = "it is known to bear" if one.limit_per_s is None else per_s(one.limit_per_s)
-    return f"probing for more than {limit}, {_known(one, now)}"
+    if one.limit_per_s is None:
+        return f"probing, {per_s(one.rate_per_s)} so far"
+    return f"probing for more than {per_s(one.limit_per_s)}, {_known(one, now)}"
 
 
 def _other(one: UpstreamFigures, now: int) -> str:
-    return f"{one.phase}, limit {_limit(one)}, {_known(one, now)}"
+    known = "" if one.limit_per_s is None else f", {_known(one, now)}"
+    return f"{one.phase}, limit {_limit(one)}{known}"
 
 
 _IN_PHASE: Mapping[str, Callable[[UpstreamFigures, int], str]] = {
@@ -142,16 +148,12 @@ _IN_PHASE: Mapping[str, Callable[[UpstreamFigures, int], str]] = {
 
 
 def _session_bound(one: UpstreamFigures) -> str:
-    carried, count = per_s(one.sent_per_s), one.sessions_busy
-    if count > 1 and one.sent_per_s >= SHOWN_PER_S:
-        # Little's law: what is under way at a time is rate times duration.
-        sessions = f"{count} sessions x {count / one.sent_per_s:.1f} s carry {carried}"
-    else:
-        carry = "session carries" if count == 1 else "sessions carry"
-        sessions = f"{count} {carry} {carried} so far"
+    carried, is_seen = per_s(one.sent_per_s), one.sent_per_s >= SHOWN_PER_S
+    carry = "session carries" if one.sessions_busy == 1 else "sessions carry"
+    so_far = "" if is_seen else " so far"
     is_open = one.limit_per_s is None or one.limit_per_s < one.sent_per_s
-    limit = f"at least {carried}" if is_open and one.sent_per_s >= SHOWN_PER_S else _limit(one)
-    return f"session-bound: {sessions}, the limit is {limit}"
+    limit = f"at least {carried}" if is_open and is_seen else _limit(one)
+    return f"session-bound: {one.sessions_busy} {carry} {carried}{so_far}, the limit is {limit}"
 
 
 def _at_a_bound(one: UpstreamFigures) -> str:

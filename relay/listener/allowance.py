@@ -102,7 +102,10 @@ class Share:
         self.size_bytes = 0
 
     def try_grow(self, held_bytes: int) -> bool:
-        """Whether this body may hold ``held_bytes`` and a chunk more, if need be from now on."""
+        """Whether this body may hold ``held_bytes`` and more, if need be from now on.
+
+        How much more, says ``size_bytes``: it is for the reader to take no more than that.
+        """
         # The allowance is this class's other half.
         while self.size_bytes <= held_bytes:
             if not self._allowance._try_take(self):  # noqa: SLF001

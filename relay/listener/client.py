@@ -279,12 +279,13 @@ class Client(Dialogue):
         return reply
 
     async def _read_content(self, share: Share) -> BodyReader:
+        """The content, read piece by piece; at no time does it hold more than its share."""
         body = BodyReader(self._listen.size_max_bytes)
         self._in_content = True
         while True:
             while self._inflow.is_empty:
                 await self._more()
-            rest = body.feed(self._inflow.take())
+            rest = body.feed(self._inflow.take(share.size_bytes - body.held_bytes))
             if rest is not None:
                 break
             if body.is_endless:

@@ -96,10 +96,11 @@ class Inflow:
             raise LineTooLong
         return line.removesuffix(b"\r")
 
-    def take(self) -> bytes:
-        """All that is there, perhaps nothing."""
-        data = bytes(self._buffer)
-        self._buffer.clear()
+    def take(self, bytes_max: int) -> bytes:
+        """All that is there, perhaps nothing; of more than ``bytes_max`` the first of it."""
+        buffer = self._buffer
+        data = bytes(buffer) if len(buffer) <= bytes_max else bytes(buffer[:bytes_max])
+        del buffer[: len(data)]
         self._resume()
         return data
 

@@ -7,7 +7,8 @@ and push a stranger out when there is none.
 
 A new stranger is never turned away: Listmonk on another machine begins as one, and to it a 421
 or a refused connection is a lost message (facts: listmonk.md 1). It pushes another one out
-instead, the one that came first of its origin (``relay.guesses``). Which origin, is asked in turn:
+instead, the one that came first of its origin (``relay.guesses``). Which origin (not its own, if
+nobody else is here from there), is asked in turn:
 
 1. one from which nobody has ever logged in, before one that is *known*;
 2. a crowd, with more strangers than a pool has (``POOL_MAX``), the larger first;
@@ -93,7 +94,7 @@ class Slots:
         arrival = self._arrivals, self._now()
         self._strangers.setdefault(origin, {})[connection] = arrival
         if self.strangers > self.strangers_max:
-            self._push_out()
+            self._push_out(connection)
 
     def befriend(self, connection: Connection) -> None:
         """It has logged in: it counts as a stranger no longer, and keeps its place."""
@@ -123,11 +124,15 @@ class Slots:
         """The place that was taken is not needed."""
         self._free.release()
 
-    def _push_out(self) -> None:
-        """Cut the stranger who is to make room; its place comes free as soon as it has gone."""
-        if self._strangers:
-            least_wanted = max(self._strangers, key=self._unwanted)
-            oldest = next(iter(self._strangers[least_wanted]))
+    def _push_out(self, newcomer: Connection | None = None) -> None:
+        """Cut the stranger who is to make room; its place comes free as soon as it has gone.
+
+        Never the ``newcomer``, though all others may be of origins that are known.
+        """
+        oldest_of = {origin: next(iter(here)) for origin, here in self._strangers.items()}
+        others = [origin for origin, oldest in oldest_of.items() if oldest is not newcomer]
+        if others:
+            oldest = oldest_of[max(others, key=self._unwanted)]
             self._forget(oldest)
             oldest.push_out()
 

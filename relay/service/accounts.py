@@ -1,9 +1,10 @@
 """What AWS says of our accounts, asked a moment after the start and then every few minutes.
 
 One question for all upstreams of a region, since they have the same credentials and AWS takes
-one a second. What it says goes to the figures, to the log if it is another than before, and to
-the shaper as a start value if ``aws.prior`` finds it worth that. Mail is neither held nor
-released by it: the replies to the mail itself do that.
+one a second. What it says goes to the figures, to the log if it is another than before, to
+the shaper as a start value if ``aws.prior`` finds it worth that, and to the quota, which leaves
+the last of the day to the priority lane by it. Mail is neither held nor released by it: the
+replies to the mail itself do that.
 
 Where nothing can be asked there is silence: one line in the log, ever fewer attempts, and no
 other trace. Neither start nor stop waits for an answer.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from relay.aws import (
     CONFIDENCE,
+    RATE_MAX_PER_S,
     Account,
     Asker,
     Endpoint,
@@ -28,6 +30,7 @@ from relay.aws import (
     troubles,
 )
 from relay.figures import AwsFigures
+from relay.service.kept import recalled
 from relay.shaper import Cause
 
 if TYPE_CHECKING:
@@ -67,9 +70,11 @@ class Accounts:
         spool: Spool,
         clock: Clock,
         on_failure: Callable[[str], None],
+        on_day: Callable[[str, Account], None] = lambda _, __: None,
     ) -> None:
+        """``on_day`` is told what AWS says of an upstream's account, if it surely is of that."""
         self._shapers, self._spool, self._clock = shapers, spool, clock
-        self._on_failure = on_failure
+        self._on_failure, self._on_day = on_failure, on_day
         self._known = {upstream.name: _Known() for upstream in upstreams}
         self._owners = {one.name: account_of_key(one.username) for one in upstreams}
         self._at: dict[Endpoint, list[str]] = {}
@@ -82,8 +87,8 @@ class Accounts:
     async def restore(self) -> None:
         """Bring back what AWS said in an earlier run, so that a change meanwhile is noticed."""
         for name, known in self._known.items():
-            saved = (await self._spool.state(f"aws:{name}") or {}).get("rate_max_per_s")
-            if isinstance(saved, int | float) and saved > 0:
+            saved = (await recalled(self._spool, f"aws:{name}")).get("rate_max_per_s")
+            if isinstance(saved, int | float) and 0 < saved <= RATE_MAX_PER_S:
                 known.rate_max_per_s = float(saved)
 
     async def save(self) -> None:
@@ -163,6 +168,10 @@ class Accounts:
         if prior(told_per_s, known.rate_max_per_s, shaper.snapshot().limit_per_s):
             learned = {"limit_per_s": told_per_s, "confidence": CONFIDENCE}
             shaper.restore(self._clock.monotonic(), learned, Cause.AWS)
+        if account.id is not None and account.id == self._owners[name]:
+            # Of keys that do not tell, the credentials may be another account's, and its full day
+            # must stop nobody here; a wrong rate, on the other hand, is found out by the shaper.
+            self._on_day(name, account)
         known.account, known.said_at = account, self._clock.wall_ms()
         known.rate_max_per_s = told_per_s or known.rate_max_per_s
 

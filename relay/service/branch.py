@@ -2,7 +2,8 @@
 
 What an upstream has taught is kept in the spool and brought back at the start: the learned
 rate by ``memory``, the quota's ledger from the outcomes themselves, what the upstream said of the
-quota under ``quota:<name>``.
+quota under ``quota:<name>``, with the moment from which on the outcomes are this account's: the
+next account under the same name has a day of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from relay.breaker import Breaker
 from relay.dispatcher import Dispatcher, Rooms
 from relay.quota import BUCKET_MS, WINDOW_MS, Quota
+from relay.service.kept import recalled
 from relay.service.memory import Memory, account_of
 from relay.shaper import Shaper
 from relay.upstream import Pool
@@ -67,18 +69,15 @@ class Branch:
         self.memory = Memory(upstream, self.shaper, shared.spool, shared.clock)
         self.quota = Quota(upstream.quota)
         self._saved: dict[str, object] = {}
+        self._account, self._since_ms = account_of(upstream), 0
+        """What was sent before ``_since_ms`` was another account's."""
         self.dispatcher: Dispatcher
 
     async def restore(self) -> None:
         """Bring back what was learned before, and make the dispatcher."""
         spool, clock = self._shared.spool, self._shared.clock
         await self.memory.recall()
-        since_ms = clock.wall_ms() - WINDOW_MS
-        buckets = await spool.sent_by_time(self.name, since_ms, BUCKET_MS)
-        self.quota = Quota(self._upstream.quota, buckets)
-        kept = await spool.state(self._quota_key) or {}
-        if kept.get("account") == account_of(self._upstream):
-            self.quota.restore(kept)
+        await self._restore_quota(clock.wall_ms())
         rooms = Rooms(
             upstream=self.pool,
             shaper=self.shaper,
@@ -94,10 +93,25 @@ class Branch:
         )
         self.dispatcher = Dispatcher(self._upstream, self._whole.retry, self._whole.lanes, rooms)
 
+    async def _restore_quota(self, now_ms: int) -> None:
+        """The ledger of what this account has sent, and what the upstream said of its quota."""
+        found = await recalled(self._shared.spool, self._quota_key)
+        owner, since_ms = found.get("account", self._account), found.get("since_ms")
+        is_ours = owner == self._account
+        if not is_ours:
+            self._since_ms = now_ms
+        elif isinstance(since_ms, int):
+            self._since_ms = min(since_ms, now_ms)
+        since_ms = max(self._since_ms, now_ms - WINDOW_MS)
+        buckets = await self._shared.spool.sent_by_time(self.name, since_ms, BUCKET_MS)
+        self.quota = Quota(self._upstream.quota, buckets)
+        if is_ours:
+            self.quota.restore(found)
+
     async def save(self) -> None:
         """Write down what the upstream said of its quota, if that is news. Raises: SpoolError."""
-        account = account_of(self._upstream)
-        record: dict[str, object] = {**self.quota.learned(), "account": account}
+        owner = {"account": self._account, "since_ms": self._since_ms}
+        record: dict[str, object] = {**self.quota.learned(), **owner}
         if record != self._saved:
             await self._shared.spool.put_state(self._quota_key, record)
             self._saved = record

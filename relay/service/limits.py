@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from relay.errors import SpoolError
 from relay.figures import EventFigures, change_in_words
+from relay.service.kept import recalled
 from relay.shaper import Cause
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ EVENTS_MAX = 100
 """Events kept; a limit that moves each minute fills them in an hour and a half."""
 TEXT_MAX = 500
 """Characters of an event that is brought back; those written here are far shorter."""
+AT_MAX_MS = 2**53
+"""Moments from here on are none: no float holds them, and people's clocks show none of them."""
 LOOK_S = 1.0
 """How often the shapers are asked what has changed."""
 SAVE_S = 10.0
@@ -57,9 +60,9 @@ class Limits:
         return tuple(self._events)
 
     async def recall(self) -> None:
-        """Bring back the events of earlier runs. Raises: SpoolError."""
-        kept = (await self._spool.state(_KEY) or {}).get("events")
-        found = [_event(one) for one in kept] if isinstance(kept, list) else []
+        """Bring back the events of earlier runs."""
+        events = (await recalled(self._spool, _KEY)).get("events")
+        found = [_event(one) for one in events] if isinstance(events, list) else []
         self._events.extend(one for one in found if one is not None)
 
     async def run(self) -> None:
@@ -111,10 +114,10 @@ class Limits:
         self._unsaved = True
 
 
-def _event(kept: object) -> EventFigures | None:
+def _event(found: object) -> EventFigures | None:
     """An event as it was kept, if it is one."""
-    match kept:
-        case {"at": int(at), "upstream": str(upstream), "text": str(text)}:
+    match found:
+        case {"at": int(at), "upstream": str(upstream), "text": str(text)} if 0 < at < AT_MAX_MS:
             return EventFigures(at=at, upstream=upstream[:TEXT_MAX], text=text[:TEXT_MAX])
         case _:
             return None

@@ -14,6 +14,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, TypeGuard
 
 from relay.figures import KnownBy
+from relay.service.kept import recalled
 from relay.shaper import Cause
 
 if TYPE_CHECKING:
@@ -80,25 +81,22 @@ class Memory:
         self._saved: dict[str, object] = {}
 
     async def recall(self) -> None:
-        """Start the shaper from what was kept, if it is this account's. Raises: SpoolError."""
-        kept = await self._spool.state(self._key) or {}
-        if kept.get("account") != self._account:
+        """Start the shaper from what was kept, if it is this account's."""
+        found = await recalled(self._spool, self._key)
+        if found.get("account") != self._account:
             return
-        at_ms, now_ms, now = (
-            _date(kept.get("at_ms")),
-            self._clock.wall_ms(),
-            self._clock.monotonic(),
-        )
+        at_ms, now_ms = _date(found.get("at_ms")), self._clock.wall_ms()
         if at_ms is not None and at_ms > now_ms + AHEAD_MS:
             at_ms = None
         age_s = None if at_ms is None else (now_ms - at_ms) / 1000
-        learned = {name: value for name, value in kept.items() if _is_number(value)}
+        learned = {name: value for name, value in found.items() if _is_number(value)}
         if not LIMIT_MIN_PER_S <= learned.get("limit_per_s", 0) <= LIMIT_MAX_PER_S:
             return
-        learned["confidence"] = faded(kept.get("confidence"), age_s)
+        learned["confidence"] = faded(found.get("confidence"), age_s)
+        now = self._clock.monotonic()
         self._shaper.restore(now, learned, Cause.REMEMBERED)
-        by = _told(kept.get("known_by"))
-        self._origin = Origin(by, now, at_ms, kept.get("confidence"))
+        by = _told(found.get("known_by"))
+        self._origin = Origin(by, now, at_ms, found.get("confidence"))
 
     def tell(self, per_s: float) -> None:
         """Start the shaper over from what an operator says."""

@@ -12,6 +12,7 @@ from relay.errors import RelayError
 from relay.metrics import Metrics
 from relay.service.branch import Shared
 from relay.service.figures import of_stopped_spool, resting_upstream
+from relay.service.kept import recalled
 from relay.service.limits import Limits
 from relay.service.memory import Memory
 from relay.service.rates import Rates
@@ -37,7 +38,7 @@ async def answer(config: Config, command: str, request: dict[str, Any]) -> dict[
     try:
         kept = await spool.holds()
         ageing = Ageing(clock.wall_ms())
-        ageing.load(await spool.state("ageing") or {})
+        ageing.load(await recalled(spool, "ageing"))
         for hold in kept:
             ageing.stop(hold.key, hold.since_at)
         shared = Shared(

@@ -13,46 +13,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay import __version__, deferral, systemd
-from relay.ageing import BACK_MS, STEP_MS, Ageing
-from relay.breaker import Hold, Holds, Source, in_doubt_key
+from relay import __version__, systemd
+from relay.ageing import Ageing
+from relay.breaker import Holds
 from relay.control import ControlServer, socket_path
 from relay.dashboard import DashboardServer, read_token
-from relay.dispatcher import IN_DOUBT_REASON
-from relay.errors import ConfigError, SpoolError
+from relay.errors import ConfigError
 from relay.figures import Figures
 from relay.listener import DRAIN_GRACE_S, Listener, Resting, by_domain, store, users_of
 from relay.metrics import Metrics
-from relay.service.accounts import Accounts
-from relay.service.branch import Branch, Shared
-from relay.service.figures import holds_of, in_words, is_paused, room_of, streams_of, upstream_of
+from relay.service.branch import Shared
+from relay.service.branches import Branches
+from relay.service.figures import holds_of, in_words, is_paused, room_of, streams_of
 from relay.service.inheritance import NOTHING, Inheritance
-from relay.service.limits import Limits
-from relay.service.rates import Rates
 from relay.service.steering import Steering
+from relay.service.upkeep import Upkeep
 from relay.spool import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from relay.clock import Clock
     from relay.config import Config
-    from relay.figures import UpstreamFigures
-    from relay.spool import Due, Spool
+    from relay.spool import Spool
 
 _log = logging.getLogger(__name__)
 
-SAVE_S = 60.0
-"""How often what was learned is written down; a crash forgets at most this much."""
 ANSWER_MARGIN_S = 10.0
 """For an answer that comes in the last moment to be written down. With ``dot_timeout_s`` and the
 listener's ``DRAIN_GRACE_S`` it must fit into systemd's TimeoutStopSec."""
-CLOCK_S = 10.0
-"""How often the wall clock is compared with the monotonic one."""
+TELL_S = 10.0
+"""How often the line of ``systemctl status`` is made anew."""
 _STILL_TO_GO = frozenset({State.WAITING, State.PARKED})
 
 
@@ -84,26 +78,9 @@ class Relay:
             metrics=self.metrics,
             clock=clock,
         )
-        self._branches = {
-            upstream.name: Branch(
-                config, upstream, passwords[upstream.name], self._shared, self._reread
-            )
-            for upstream in config.upstreams
-        }
-        self._memories = {name: branch.memory for name, branch in self._branches.items()}
-        self._limits = Limits(self._memories, spool, clock, self.metrics)
-        shapers = {name: branch.shaper for name, branch in self._branches.items()}
-        self._accounts = Accounts(config.upstreams, shapers, spool, clock, self.metrics.failed)
-        self.listener = Listener(
-            config.listen,
-            spool,
-            users_of(config.listen),
-            clock=clock,
-            upstream_of=by_domain(config.upstreams),
-            observer=self.metrics,
-            sockets=inheritance.doors,
-            resting=inheritance.resting,
-        )
+        self._branches = Branches(config, passwords, self._shared)
+        self._upkeep = Upkeep(config.retry, self._shared, self._branches)
+        self.listener = self._make_listener(inheritance)
         self.dashboard = self._make_dashboard()
         self._steering = self._make_steering()
         self._control = ControlServer(
@@ -116,6 +93,19 @@ class Relay:
         self._told = ""
         self.ready = asyncio.Event()
         """Set once mail is taken."""
+
+    def _make_listener(self, inheritance: Inheritance) -> Listener:
+        rules = self._config.listen
+        return Listener(
+            rules,
+            self._spool,
+            users_of(rules),
+            clock=self._clock,
+            upstream_of=by_domain(self._config.upstreams),
+            observer=self.metrics,
+            sockets=inheritance.doors,
+            resting=inheritance.resting,
+        )
 
     def _make_dashboard(self) -> DashboardServer:
         token_file = self._config.dashboard.token_file
@@ -131,9 +121,7 @@ class Relay:
         return Steering(
             self._shared,
             self._branches,
-            Rates(
-                self._config.upstreams, self._memories, self._limits, self._upstream, self._clock
-            ),
+            self._branches.rates,
             figures=self.figures,
             on_change=self._steered,
         )
@@ -172,28 +160,27 @@ class Relay:
         Raises: ConfigError, RelayError: a door cannot be opened; SpoolError.
         """
         await self._restore()
-        self._spool.on_arrival = self._on_arrival
+        self._spool.on_arrival = self._branches.arrived
         self._spool.on_commit = self.metrics.committed
         self._spool.on_failure = self.metrics.failed
         async with asyncio.TaskGroup() as tasks:
-            upkeep = [
+            lasting = [
                 tasks.create_task(self._spool.run()),
-                tasks.create_task(self._save_often()),
-                tasks.create_task(self._limits.run()),
-                tasks.create_task(self._accounts.run()),
-                tasks.create_task(self._watch_clock()),
+                tasks.create_task(self._upkeep.run()),
+                tasks.create_task(self._branches.watch()),
+                tasks.create_task(self._tell_often()),
             ]
-            branches = [tasks.create_task(one.run()) for one in self._branches.values()]
+            sending = tasks.create_task(self._branches.send())
             try:
                 await self._open_doors()
                 await self._draining.wait()
-                await self._finish(branches)
+                await self._finish(sending)
             finally:
                 await self._close_doors()
-            for task in upkeep:
+            for task in lasting:
                 task.cancel()
-        self._limits.note()
-        await self._save()
+        self._branches.note()
+        await self._upkeep.save()
 
     def figures(self) -> Figures:
         """The figures of this moment."""
@@ -205,19 +192,14 @@ class Relay:
             started_at=self._started_at,
             paused=is_paused(holds, self._branches),
             draining=self._draining.is_set(),
-            upstreams=tuple(map(self._upstream, self._branches)),
+            upstreams=self._branches.figures(),
             streams=streams_of(self._spool),
             holds=holds_of(holds),
             room=room_of(self._spool, now),
-            events=self._limits.events,
+            events=self._branches.events,
             totals=dict(self.metrics.totals),
             unknown_replies=dict(self.metrics.unknown),
         )
-
-    def _upstream(self, name: str) -> UpstreamFigures:
-        now_ms, now = self._clock.wall_ms(), self._clock.monotonic()
-        figures = upstream_of(self._branches[name], now_ms, now)
-        return replace(figures, aws=self._accounts.figures_of(name))
 
     def _not_ready(self) -> str | None:
         if self._draining.is_set():
@@ -234,26 +216,7 @@ class Relay:
 
     async def _restore(self) -> None:
         """Bring back what was known before the last stop."""
-        now_ms = self._clock.wall_ms()
-        self._shared.ageing.went_on(now_ms, self._clock.monotonic())
-        self._shared.ageing.load(await self._spool.state("ageing") or {})
-        for hold in await self._spool.holds():
-            self._shared.holds.add(hold)
-            self._shared.ageing.stop(hold.key, hold.since_at)
-        in_doubt = {in_doubt_key(name) for name in self._branches}
-        for key in await self._spool.parked_keys():
-            # A crash between the two writes can leave mail parked under a hold that is gone, or,
-            # if it is in doubt, is not there yet: then the operator's wish stands.
-            if key in in_doubt and not self._shared.holds.held(key):
-                self._shared.holds.add(Hold(key, Source.BREAKER, IN_DOUBT_REASON, now_ms))
-            if not self._shared.holds.held(key):
-                await self._spool.release(key)
-        await self._follow_clock(now_ms)
-        await self._limits.recall()
-        await self._accounts.restore()
-        for branch in self._branches.values():
-            await branch.restore()
-        self._limits.note()
+        await self._upkeep.restore()
         if self._paused:
             # Before any dispatcher runs: not even the first message may leave.
             await self._steering.pause({})
@@ -263,14 +226,6 @@ class Relay:
                 "mail waits for an upstream that is not configured: give one this name again",
                 extra={"upstream": name},
             )
-
-    async def _follow_clock(self, now_ms: int) -> None:
-        """Let mail that was put off by a clock that ran ahead follow the one that is right now."""
-        seen = await self._spool.state("clock") or {}
-        seen_ms = seen.get("wall_ms")
-        back_ms = seen_ms - now_ms if isinstance(seen_ms, int) else 0
-        latest_ms = now_ms + self._wait_max_ms
-        await self._spool.clamp_due(latest_ms, back_ms if back_ms >= BACK_MS else 0)
 
     async def _open_doors(self) -> None:
         await self._control.start()
@@ -289,15 +244,14 @@ class Relay:
             },
         )
 
-    async def _finish(self, branches: Iterable[asyncio.Task[None]]) -> None:
+    async def _finish(self, sending: asyncio.Task[None]) -> None:
         """Settle what was sent and send nothing more; then take nothing more."""
         systemd.notify(STOPPING="1", STATUS="waiting for the answers to what is under way")
         _log.info("relay stopping")
-        for branch in self._branches.values():
-            branch.dispatcher.drain()
-        await asyncio.wait(branches, timeout=self._answers_max_s)
+        self._branches.drain()
+        await asyncio.wait([sending], timeout=self._answers_max_s)
         await self._end_intake(DRAIN_GRACE_S)
-        await asyncio.wait(branches)
+        await asyncio.wait([sending])
 
     @property
     def _answers_max_s(self) -> float:
@@ -318,13 +272,6 @@ class Relay:
         await self.dashboard.stop()
         await self._control.stop()
 
-    def _on_arrival(self, arrivals: Sequence[Due]) -> None:
-        """Hand what was committed to the dispatchers of its upstreams."""
-        for name, branch in self._branches.items():
-            mine = [due for due in arrivals if due.envelope.upstream == name]
-            if mine:
-                branch.dispatcher.arrived(mine)
-
     def _doing(self) -> str:
         return in_words(self.figures())
 
@@ -336,63 +283,12 @@ class Relay:
                 systemd.notify(STATUS=doing)
             self._told = doing
 
+    async def _tell_often(self) -> None:
+        while True:
+            await self._clock.sleep(TELL_S)
+            self._tell_doing()
+
     def _steered(self) -> None:
         """An operator has held or released something."""
         self._tell_doing()
-        self._reread()
-
-    def _reread(self) -> None:
-        for branch in self._branches.values():
-            branch.dispatcher.reread()
-
-    # -- Upkeep ------------------------------------------------------------------------------
-
-    @property
-    def _wait_max_ms(self) -> int:
-        """The longest that mail is ever put off for; what is due later comes of a wrong clock."""
-        retry = self._config.retry
-        longest_s = retry.max_s * (1 + retry.jitter)
-        return max(deferral.IN_DOUBT_MS, round(longest_s * 1000))
-
-    async def _save_often(self) -> None:
-        while True:
-            await self._clock.sleep(SAVE_S)
-            await self._save()
-
-    async def _save(self) -> None:
-        """Write down what was learned; a failure costs a slower start, no mail."""
-        try:
-            await self._limits.save()
-            await self._accounts.save()
-            for branch in self._branches.values():
-                await branch.save()
-            now_ms = self._clock.wall_ms()
-            await self._spool.put_state("ageing", self._shared.ageing.saved(now_ms))
-            await self._spool.put_state("clock", {"wall_ms": now_ms})
-        except SpoolError as error:
-            _log.warning("learned state not written", extra={"error": str(error)})
-
-    async def _watch_clock(self) -> None:
-        """Notice when the wall clock was set, by a person or by NTP after boot."""
-        offset = self._clock.wall_ms() - self._clock.monotonic() * 1000
-        while True:
-            await self._clock.sleep(CLOCK_S)
-            self._tell_doing()
-            now_ms = self._clock.wall_ms()
-            step_ms = now_ms - self._clock.monotonic() * 1000 - offset
-            offset += step_ms
-            if step_ms <= -BACK_MS:
-                await self._clamp(now_ms, round(-step_ms))
-                self._reread()
-            if abs(step_ms) < STEP_MS:
-                self._shared.ageing.went_on(now_ms, self._clock.monotonic())
-                continue
-            _log.warning("wall clock was set", extra={"seconds": round(step_ms / 1000)})
-            self._shared.ageing.stepped(round(step_ms), now_ms)
-            self._reread()
-
-    async def _clamp(self, now_ms: int, back_ms: int) -> None:
-        try:
-            await self._spool.clamp_due(now_ms + self._wait_max_ms, back_ms)
-        except SpoolError as error:
-            _log.error("due times not set back, mail may wait", extra={"error": str(error)})
+        self._branches.reread()

@@ -35,12 +35,14 @@ class Attempt:
     ``refused`` maps an index into the recipients to the refusal of that one alone.
     ``final`` decides for all the others, at whichever stage it came; it is None only when
     every recipient was refused on its own. ``ended``: the session takes no further attempt
-    (the peer closed it, or it has served its time); release it.
+    (the peer closed it, or it has served its time); release it. ``first``: it was the
+    session's first, so whatever ended the session, it was not use or age.
     """
 
     refused: Mapping[int, Reply]
     final: Reply | None
     ended: bool
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,10 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Self
 
+from relay.envelope import redact_all
 from relay.errors import Unreachable, UpstreamError
 from relay.reply import Stage
+from relay.verdict import Ending, SessionEnded, judge
 
 from .ceiling import Ceiling
 from .face import PoolState, Refused, Session
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from relay import config
     from relay.clock import Clock
+    from relay.reply import Reply
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +124,11 @@ class Pool:
     def release(self, session: Session) -> None:
         """As ``face.Upstream.release``. A session that ``aclose`` has cut off is ignored."""
         mine = self._busy.pop(session, None)
-        if mine is not None:
-            self._place(mine)
+        if mine is None:
+            return
+        if mine.parting is not None and self._open_count and _says_too_many(mine.parting):
+            self._on_too_many(mine.parting, mine.asked_at)
+        self._place(mine)
 
     def snapshot(self) -> PoolState:
         """As ``face.Upstream.snapshot``; sessions that are saying QUIT are no longer open."""
@@ -307,16 +313,23 @@ class Pool:
     def _on_failed(self, error: UpstreamError, begun_at: float) -> None:
         now = self._clock.monotonic()
         self._width.on_narrowed()
-        facts = {"upstream": self._upstream.name, "error": str(error)}
-        if self._open_count and _says_too_many(error):
-            self._ceiling.on_refused(now, begun_at, self._open_count, self._going)
-            log.info("sessions at their ceiling", extra={**facts, "open": self._open_count})
+        if self._open_count and isinstance(error, Refused) and _says_too_many(error.reply):
+            self._on_too_many(error.reply, begun_at)
             return
+        facts = {"upstream": self._upstream.name, "error": str(error)}
         self._backoff.on_failed(now, begun_at)
         retry_s = round(self._backoff.retry_at - now, 3)
         log.warning("session not opened", extra={**facts, "retry_s": retry_s})
         if (waiter := self._next_waiter()) is not None:
             waiter.set_exception(error)
+
+    def _on_too_many(self, reply: Reply, begun_at: float) -> None:
+        """One session was too many beside those that are open."""
+        now, count = self._clock.monotonic(), self._open_count
+        self._ceiling.on_refused(now, begun_at, count, self._going)
+        facts = {"upstream": self._upstream.name, "open": count}
+        error = f"at {reply.stage}: {redact_all(str(reply))}"
+        log.info("sessions at their ceiling", extra={**facts, "error": error})
 
     # -- retiring and waiting --------------------------------------------------------
 
@@ -373,12 +386,13 @@ class Pool:
         self._changed.set()
 
 
-def _says_too_many(error: UpstreamError) -> bool:
-    """Whether the peer turned a connection away before any login: ``421 Too many concurrent …``.
+def _says_too_many(reply: Reply) -> bool:
+    """Whether the peer has too many sessions: ``421 Too many concurrent SMTP connections``.
 
-    *Inferred*: SES says it at the greeting; after EHLO it could mean nothing else. The text
-    is not looked at, for no other 421 is known at these stages.
+    *Assumed*: SES says it at the greeting; there, and after EHLO, a 421 with any text means it,
+    for no other is known at these stages. Later it is believed by its text.
     """
-    if not isinstance(error, Refused):
-        return False
-    return error.reply.code == 421 and error.reply.stage in (Stage.CONNECT, Stage.EHLO)
+    if reply.code == 421 and reply.stage in (Stage.CONNECT, Stage.EHLO):
+        return True
+    verdict = judge(reply).verdict
+    return isinstance(verdict, SessionEnded) and verdict.ending is Ending.CONNECTION_CAP

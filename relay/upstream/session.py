@@ -56,6 +56,10 @@ class SmtpSession:
         self._age_max_s = share * access.upstream.session_age_max_s
         self._opened_at = clock.monotonic()
         self._used_at = self._opened_at
+        self.asked_at = self._opened_at
+        """When the last attempt began."""
+        self.parting: Reply | None = None
+        """The 421 with which the peer ended it, if it did."""
 
     @classmethod
     async def open(cls, access: Access, clock: Clock, share: float = 1.0) -> Self:
@@ -100,7 +104,8 @@ class SmtpSession:
         except BaseException:
             self.abort()
             raise
-        return Attempt(refused, final, ended=not self.alive or self.worn)
+        ended = not self.alive or self.worn
+        return Attempt(refused, final, ended, first=self._attempts == 1)
 
     async def _send(
         self, sender: str, recipients: Sequence[str], content: bytes
@@ -113,9 +118,10 @@ class SmtpSession:
         if not targets:
             return refused, None
         self._attempts += 1
-        refused_here = len(refused)
+        self.asked_at, refused_here = self._clock.monotonic(), len(refused)
         final = await self._transact(source, targets, refused, normalise(content))
         if final is not None and final.code == 421:
+            self.parting = final
             self._link.close()  # RFC 5321 §3.8: the peer closes after saying so; so do we.
         elif final is None or final.code != 250 or len(refused) > refused_here:
             await self._reset()

@@ -31,7 +31,8 @@ Choices that the facts leave open:
 - Any 5xx to MAIL is about the sender, who is the same for a whole campaign: held, not bounced.
   But 552 there answers the SIZE that we declared: this one message is too long.
 - A throttle is one only from MAIL on. Before that, it ends the session like any other 4xx.
-- ``554 Sending rate exceeded`` (one unconfirmed report) is a throttle, not a refusal for good.
+- ``554 Sending rate exceeded`` (one unconfirmed report) is a throttle, not a refusal for good; so
+  is each text of a throttle, whatever its code, if the reply begins with it.
 - 501 and 553 to RCPT are the recipient's fault even with an unknown text; any other 5xx there
   takes only that recipient along, too, but is counted by the breaker as one that may be ours.
 """
@@ -158,6 +159,7 @@ _CONTENT = frozenset({Stage.DATA, Stage.DOT})
 _DOT = frozenset({Stage.DOT})
 
 _4XX = range(400, 500)
+_5XX = range(500, 600)
 ADDRESS_CODES = frozenset({501, 553})
 
 
@@ -214,10 +216,17 @@ TABLE: tuple[Row, ...] = (
     ),
     _row("throttled-other", FROM_MAIL, _4XX, r"throttling failure", _throttled(Limit.RATE)),
     _row(
+        "throttled-quota-5xx",
+        FROM_MAIL,
+        _5XX,
+        r"\A(?:throttling failure: )?daily message quota exceeded",
+        _throttled(Limit.QUOTA),
+    ),
+    _row(
         "throttled-5xx",
         FROM_MAIL,
-        554,
-        r"\A(?:throttling failure: )?(?:maximum )?sending rate exceeded",
+        _5XX,
+        r"\A(?:throttling failure|(?:maximum )?sending rate exceeded)",
         _throttled(Limit.RATE),
     ),
     _row(

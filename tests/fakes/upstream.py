@@ -85,6 +85,7 @@ class FakeUpstream:
         self.failures: deque[UpstreamError] = deque()
         self.mails: list[Mail] = []
         self.wants: list[int] = []
+        self.readies: list[bool] = []
         self.opened = 0
         self.open_max = 0
         self._wanted = 1
@@ -99,6 +100,7 @@ class FakeUpstream:
 
     def want(self, sessions: int, *, ready: bool = False) -> None:
         self.wants.append(sessions)
+        self.readies.append(ready)
         self._wanted = max(1, sessions)
         self._serve_waiters()
 
@@ -189,7 +191,8 @@ class FakeSession:
             await plan.until.wait()
         final = _follow(plan, len(recipients), refused)
         ended = final is not None and final.code == 421
-        return Attempt(refused, final, ended or self._attempts >= upstream.session_messages_max)
+        ended = ended or self._attempts >= upstream.session_messages_max
+        return Attempt(refused, final, ended, first=self._attempts == 1)
 
 
 def _refuse_locally(recipients: Sequence[str]) -> dict[int, Reply]:

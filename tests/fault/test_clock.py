@@ -30,12 +30,12 @@ LOOKS_S = 0.3
 
 WITH_ANOTHER_CLOCK = """
 import mmap, struct
-import relay.clock, relay.service.relay
+import relay.clock, relay.service.upkeep
 control = open({control!r}, "rb")
 shown = mmap.mmap(control.fileno(), 8, access=mmap.ACCESS_READ)
 true_ms = relay.clock.SystemClock.wall_ms
 relay.clock.SystemClock.wall_ms = lambda self: true_ms(self) + struct.unpack("q", shown[:])[0]
-relay.service.relay.CLOCK_S = {looks_s}
+relay.service.upkeep.CLOCK_S = {looks_s}
 from relay.cli import main
 main()
 """

@@ -101,7 +101,7 @@ MUTATIONS = (
     Mutation(
         "P3",
         "what a crash left parked stays parked",
-        "relay/service/relay.py",
+        "relay/service/upkeep.py",
         "                await self._spool.release(key)\n",
         "                pass\n",
         "tests/integration/test_service.py::test_mail_parked_under_a_hold_that_is_gone_waits_again",

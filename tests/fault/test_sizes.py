@@ -237,6 +237,39 @@ async def test_bodies_under_attack_stay_within_the_memory_of_all(
         assert len(house.spool.kept) == 20
 
 
+def test_body_holds_no_more_than_its_share_however_much_comes_at_once() -> None:
+    """Eight have used up one step each, there is no more, and then 60 kB come for each of them.
+
+    One leads, and the others leave theirs unread until it is their turn; no byte is lost.
+    """
+    cap, size_max = 8 * STEP_BYTES, 2 * STEP_BYTES
+    first, second = LINE * (STEP_BYTES // len(LINE)), LINE * 60
+
+    async def play() -> None:
+        shop = Shop(listen=config.Listen(body_bytes_max=cap, size_max_bytes=size_max))
+        Weighed.weights.clear()
+        callers = [shop.enter() for _ in range(8)]
+        for caller in callers:
+            assert b"354" in await caller.send(BEGUN)
+            assert await caller.send(first) == b""
+        for caller in callers:
+            caller.wire.send(second)
+        assert await callers[0].hear() == b""
+        assert max(Weighed.weights) <= shop.house.allowance.used_bytes == cap + STEP_BYTES
+        for caller in callers:
+            caller.wire.send(b".\r\n")
+        for caller in callers:
+            assert b"250 2.0.0 Ok: queued" in await caller.hear()
+            await caller.leave(cut=False)
+        assert all(kept.content.endswith(first + second) for kept in shop.spool.kept)
+        assert len(shop.spool.kept) == 8
+        assert shop.house.allowance.used_bytes == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relay.listener.client.BodyReader", Weighed)
+        in_memory(play)
+
+
 async def until_none_is_held(house: House) -> None:
     async with asyncio.timeout(PATIENCE_S):
         await house.listener._all_gone.wait()

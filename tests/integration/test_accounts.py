@@ -60,6 +60,8 @@ class Asking:
     shapers: dict[str, Shaper]
     clock: ManualClock
     failures: list[str]
+    days: list[tuple[str, int | None, int | None]]
+    """What was said of an account's day: upstream, size, used."""
 
     @property
     def limit_per_s(self) -> float | None:
@@ -94,19 +96,46 @@ async def asking(
 ) -> AsyncIterator[Asking]:
     """It runs inside the block, and has not asked yet."""
     ours, clock, failures = upstreams or (ses(),), ManualClock(), list[str]()
+    days = list[tuple[str, int | None, int | None]]()
     with fake_aws(v2=first, v1=error_v1("AccessDenied")) as aws:
         only_ask(aws.url, folder, patch, key_id)
         async with open_spool(folder, clock) as spool:
             shapers = {one.name: Shaper(one.rate) for one in ours}
-            made = Accounts(ours, shapers, spool, clock, failures.append)
+            made = Accounts(
+                *(ours, shapers, spool, clock, failures.append),
+                on_day=lambda name, of: days.append((name, of.max_24_h, of.sent_24_h)),
+            )
             await made.restore()
             running = asyncio.create_task(made.run())
             try:
-                yield Asking(aws, made, shapers, clock, failures)
+                yield Asking(aws, made, shapers, clock, failures, days)
                 await made.save()
             finally:
                 running.cancel()
                 await asyncio.wait([running])
+
+
+# -- The day -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("username", "days"),
+    [(KEY_ID, [("ses", 50_000, 12)] * 2), ("AKIAIOSFODNN7EXAMPLE", []), ("sandbox", [])],
+)
+async def test_day_is_told_to_the_quota_only_of_an_account_that_is_surely_ours(
+    username: str,
+    days: list[tuple[str, int, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The full day of another account, whose credentials lie about, stops nobody."""
+    ours = ses(username=username)
+    async with asking(tmp_path, monkeypatch, said(14.0), ours) as relay:
+        await relay.poll(FIRST_S)
+        await relay.poll()
+
+        assert relay.accounts.figures_of("ses") is not None
+        assert relay.days == days
 
 
 # -- A start for the shaper ----------------------------------------------------------------
@@ -142,6 +171,19 @@ async def test_changed_number_is_used_at_once(
         await relay.poll()
 
         assert relay.limit_per_s == pytest.approx(limit, rel=0.01)
+
+
+async def test_answer_without_a_number_makes_the_last_one_no_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """14, nothing, 50: that was a raise from 14, and is used."""
+    async with asking(tmp_path, monkeypatch, said(14.0)) as relay:
+        await relay.poll(FIRST_S)
+        for answer in (said(14.0, SendQuota={}), said(50.0)):
+            relay.aws.v2 = answer
+            await relay.poll()
+
+        assert relay.limit_per_s == pytest.approx(50, rel=0.01)
 
 
 async def test_change_while_the_relay_was_stopped_is_noticed(
@@ -364,8 +406,26 @@ async def test_status_shows_what_the_twin_says_of_the_account(
     assert before["upstreams"][0]["aws"] is None
     assert figures["upstreams"][0]["aws"]["production_access"] is False
     assert figures["upstreams"][0]["limit_per_s"] == pytest.approx(14, rel=0.01)
+    assert figures["upstreams"][0]["quota_left"] == 193
     assert "  AWS says  at most 14.0/s, 7 sent in 24 h of 200, HEALTHY, as of 3 min ago\n" in text
     assert "  AWS SAYS  sandbox account: only verified recipients, 200 a day, 1/s\n" in text
+
+
+async def test_limit_that_was_raised_while_the_relay_was_stopped_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay keeps what AWS said and brings it back: else the old limit would be searched on."""
+    clock, figures = ManualClock(), dict[str, Any]()
+    for told in (14.0, 28.0):
+        with fake_aws(said(told)) as aws:
+            only_ask(aws.url, tmp_path, monkeypatch)
+            async with whole_relay(tmp_path, clock), asyncio.timeout(30):
+                await clock.advance(FIRST_S)
+                figures = await status(tmp_path)
+                while not figures["upstreams"][0]["aws"]:
+                    figures = await status(tmp_path)
+
+    assert figures["upstreams"][0]["limit_per_s"] == pytest.approx(28, rel=0.01)
 
 
 async def test_stop_does_not_wait_for_an_answer(

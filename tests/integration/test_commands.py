@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,7 +63,7 @@ async def test_commands_steer_a_running_relay(tmp_path: Path) -> None:
         assert len(told.accepted) == 3
 
         shown = await ask(tmp_path, "status")
-        assert "  paused for " in shown
+        assert re.search("  running for [0-9]+ s, paused\n", shown)
         assert "\nwaiting  3 recipients\n" in shown
         assert f"\n  bulk     {CAMPAIGN}  3 waiting\n" in shown
         assert "HELD  account:ses  by operator for " in shown
@@ -320,7 +321,7 @@ def test_status_of_a_relay_at_work() -> None:
         "relay 1  running for 5 min\n"
         "ses  sending\n"
         "  holding 14.0/s ± 0.1, confirmed 40 s ago\n"
-        "  rate 11.0/s of 12.5/s, refused 25.00%\n"
+        "  sent 11.0/s of 12.5/s, refused 25.00%\n"
         "  sessions 7 open, 5 busy, at most 200\n"
         "  quota 900 in 24 h, 100 left\n"
         "waiting  0 recipients\n"
@@ -332,8 +333,8 @@ def test_status_of_a_relay_at_work() -> None:
 @pytest.mark.parametrize(
     ("figure", "line"),
     [
-        ({"draining": True}, "relay 1  stopping for 5 min\n"),
-        ({"paused": True}, "relay 1  paused for 5 min\n"),
+        ({"draining": True}, "relay 1  running for 5 min, stopping\n"),
+        ({"paused": True}, "relay 1  running for 5 min, paused\n"),
         ({"started_at": NOW - 3 * 86_400_000}, "running for 3 d\n"),
         ({"started_at": NOW - 119_000}, "running for 119 s\n"),
         ({"started_at": NOW + 5_000}, "running for 0 s\n"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from relay import config
 from relay.breaker import Source, sandbox_key
 from relay.reply import Stage
@@ -16,10 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import pytest
-
 FAST = config.Rate(start_per_s=200, ceiling_per_s=200)
-CLOSED = said(Stage.MAIL, "421 4.3.0 Service not available")
 
 
 def left(house: House, *states: State) -> int:
@@ -27,16 +26,30 @@ def left(house: House, *states: State) -> int:
     return sum(count for key, count in house.spool.depth().items() if key.state in wanted)
 
 
-async def test_outage_behind_the_greeting_is_backed_off_and_shown(tmp_path: Path) -> None:
-    """An upstream that takes the login and closes at MAIL is asked ever more rarely, uncharged."""
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("421 4.3.0 Service not available", "Service not available"),
+        ("421 Too many concurrent SMTP connections", "Too many concurrent"),
+        ("421 Too many messages in one session", "Too many messages"),
+        ("421 Timeout waiting for data from client.", "Timeout waiting"),
+    ],
+)
+async def test_outage_behind_the_greeting_is_backed_off_and_shown(
+    tmp_path: Path, line: str, shown: str
+) -> None:
+    """An upstream that takes the login and closes at MAIL is asked ever more rarely, uncharged.
+
+    Whatever it says: no session was full, idle or one too many before its first mail.
+    """
     async with open_house(tmp_path) as house:
-        house.upstream.answer = lambda *_: Plan(mail=CLOSED)
+        house.upstream.answer = lambda *_: Plan(mail=said(Stage.MAIL, line))
         await house.keep(20, campaign="a")
 
         await house.pass_time(600)
 
         assert len(house.upstream.mails) < 150  # thousands at full speed
-        assert "Service not available" in house.dispatcher.doing
+        assert shown in house.dispatcher.doing
 
         house.upstream.answer = lambda *_: Plan()
         await house.until(lambda: not left(house), step_s=1)
@@ -62,6 +75,64 @@ async def test_mail_that_ends_every_session_does_not_hold_up_its_campaign(tmp_pa
         assert len(house.upstream.mails) - before <= 6
         [bad, *_] = (await house.fates()).values()
         assert (bad.status, bad.attempts) == ("waiting", 0)
+
+
+async def test_content_that_never_gets_through_in_time_is_put_off(tmp_path: Path) -> None:
+    """A timeout in mid-content says nothing of idling: a slow link would send it for ever."""
+    timeout = said(Stage.DOT, "451 4.4.2 Timeout waiting for data from client.")
+    async with open_house(tmp_path, rate=FAST) as house:
+        house.upstream.answer = lambda _, __, content: (
+            Plan(dot=timeout) if b"large" in content else Plan()
+        )
+        await house.keep(1, campaign="a", content=b"large\r\n\r\n\r\n")
+        await house.keep(30, campaign="a")
+        await house.until(lambda: left(house) == 1)
+
+        before = len(house.upstream.mails)
+        await house.pass_time(600)
+
+        assert len(house.upstream.mails) - before <= 6
+        [large, *_] = (await house.fates()).values()
+        assert (large.status, large.attempts) == ("waiting", 0)
+
+
+async def test_mail_that_is_always_throttled_does_not_stop_its_campaign(tmp_path: Path) -> None:
+    """It waits by the retry schedule, uncharged; the others go, and go ever faster."""
+    throttled = Plan(dot=said(Stage.DOT, "454 Throttling failure: Maximum sending rate exceeded."))
+    async with open_house(tmp_path) as house:
+        house.upstream.answer = lambda _, __, content: throttled if b"bad" in content else Plan()
+        await house.keep(1, campaign="a", content=b"bad\r\n\r\n\r\n")
+        await house.keep(300, campaign="a")
+
+        await house.until(lambda: left(house) == 1, step_s=1)
+
+        for _ in range(12):
+            await house.keep(1, campaign="a")
+            await house.pass_time(300)
+        tries = sum(b"bad" in mail.content for mail in house.upstream.mails)
+        assert tries <= 50  # a hundred and more if it were tried each minute
+        [bad, *others] = (await house.fates()).values()
+        assert (bad.status, bad.attempts) == ("waiting", 0)
+        assert {(one.status, one.attempts) for one in others} == {("sent", 1)}
+        house.upstream.answer = lambda *_: Plan()
+        await house.until(lambda: not left(house), step_s=1)
+
+
+async def test_hour_in_which_all_is_throttled_puts_no_mail_off_for_long(tmp_path: Path) -> None:
+    """When it is over a password reset is sent within a minute or so."""
+    throttled = Plan(dot=said(Stage.DOT, "454 Throttling failure: Maximum sending rate exceeded."))
+    async with open_house(tmp_path) as house:
+        house.upstream.answer = lambda *_: throttled
+        await house.keep(2, campaign="")
+        await house.keep(20, campaign="a")
+        await house.pass_time(3600)
+        house.upstream.answer = lambda *_: Plan()
+
+        took_s = await house.until(lambda: not left(house), step_s=1)
+
+        assert took_s <= 120
+        fates = (await house.fates()).values()
+        assert {(fate.status, fate.attempts) for fate in fates} == {("sent", 1)}
 
 
 async def test_mail_of_a_sandbox_account_is_not_expired_by_its_release(tmp_path: Path) -> None:

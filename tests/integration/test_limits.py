@@ -7,6 +7,7 @@ import json
 import logging
 import random
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,15 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay import config
 from relay.cli import main
 from relay.clock import SystemClock
+from relay.errors import SpoolBroken
 from relay.figures import EventFigures
 from relay.mailer import Client, make_mail
 from relay.metrics import Metrics
 from relay.service.limits import EVENTS_MAX, SAVE_S, Limits
 from relay.service.memory import Memory, account_of
+from relay.service.rates import Rates
 from relay.shaper import Cause, Shaper
 from relay.twin import NO_LATENCY, TwinConfig
 from tests.fakes.clock import ManualClock
-from tests.fakes.figures import figures
+from tests.fakes.figures import figures, upstream
 from tests.fakes.running import relay_and_twin
 from tests.fakes.spool_file import open_spool
 
@@ -166,6 +169,53 @@ async def test_changed_limit_is_on_disk_within_seconds_and_not_each_second(tmp_p
         assert max(kept for kept in seen if kept) >= 10 + 39 - SAVE_S - 1
 
 
+async def test_change_that_could_not_be_written_is_written_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk in trouble costs a line in the log, and neither the event nor the watching."""
+    async with watched(tmp_path) as one:
+        write, refused = one.spool.put_state, asyncio.Event()
+
+        async def refuse(key: str, value: dict[str, object]) -> None:
+            if key == "events":
+                refused.set()
+                raise SpoolBroken("disk I/O error")
+            await write(key, value)
+
+        monkeypatch.setattr(one.spool, "put_state", refuse)
+        running = asyncio.ensure_future(one.limits.run())
+        one.move(14.0)
+        while not refused.is_set():
+            await until_passed(one.clock, 1.0)
+        monkeypatch.undo()
+
+        async with asyncio.timeout(30):
+            while not (kept := await one.spool.state("events")):
+                assert not running.done()
+                await until_passed(one.clock, 1.0)
+        running.cancel()
+
+    assert "limit 14.0/s, not known before: told by AWS" in str(kept)
+    assert [record.getMessage() for record in caplog.records] == ["learned limit not written"]
+    assert one.metrics.totals["failures"] == 0
+
+
+@pytest.mark.parametrize(("per_s", "bound"), [(30, "ceiling_per_s = 20"), (1, "floor_per_s = 2")])
+async def test_word_that_the_file_forbids_changes_nothing(
+    tmp_path: Path, per_s: float, bound: str
+) -> None:
+    """It is refused with the bound; a limit that could never be used would be shown else."""
+    narrow = replace(UPSTREAM, rate=config.Rate(ceiling_per_s=20, floor_per_s=2))
+    async with watched(tmp_path) as one:
+        rates = Rates([narrow], {"ses": one.memory}, one.limits, lambda _: upstream(), one.clock)
+
+        with pytest.raises(ValueError, match=bound):
+            await rates.told({"per_s": per_s})
+
+        assert one.shaper.snapshot().limit_per_s is None
+        assert one.limits.events == ()
+
+
 async def until_passed(clock: ManualClock, seconds: float) -> None:
     """Virtual time, with moments of real time for the spool's threads."""
     await clock.advance(seconds)
@@ -203,6 +253,7 @@ async def test_learned_limit_is_shown_everywhere_and_survives_a_kill(tmp_path: P
         assert events[0]["text"] == "limit 55.0/s, not known before: set by an operator"
         assert relay.log.count('msg="limit changed"') >= len(events)
         assert 'cause="set by an operator"' in relay.log
+        assert 'msg="sending rate" upstream=ses rate="' in relay.log
 
         await relay.kill()
         stopped = await ask(tmp_path, "rate")
@@ -211,7 +262,9 @@ async def test_learned_limit_is_shown_everywhere_and_survives_a_kill(tmp_path: P
         shown = await ask(tmp_path, "status")
         assert "limit 55.0/s, not known before: set by an operator" in shown
         await ask(tmp_path, "rate", "set", "58")
-        assert "limit 58.0/s" in await ask(tmp_path, "status")
+        shown = await ask(tmp_path, "status")
+        assert "limit 58.0/s" in shown
+        assert "remembered" not in shown  # To look at what is kept is no event.
 
         await relay.start()
         (running,) = json.loads(await ask(tmp_path, "rate", "--json"))

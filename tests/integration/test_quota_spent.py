@@ -43,6 +43,23 @@ async def test_probe_is_the_priority_lanes_first_message(tmp_path: Path) -> None
         assert house.upstream.sent[0].recipients == (wanted.address,)
 
 
+async def test_probe_of_many_hours_is_still_the_first_in_its_lane(tmp_path: Path) -> None:
+    """That the quota is spent is nothing about the mail that asks: it does not step aside."""
+    async with open_house(tmp_path) as house:
+        house.upstream.answer = lambda *_: SPENT
+        [first, *_] = await house.keep(2, campaign="")
+        await house.keep(20, campaign="a")
+        for _ in range(6):
+            await house.pass_time(HOUR_S)
+        house.upstream.answer = lambda *_: Plan()
+
+        await house.until(lambda: bool(house.upstream.sent), step_s=1.0)
+
+        tried = [mail.recipients for mail in house.upstream.mails]
+        assert tried.count((first.recipients[0].address,)) >= 20
+        assert house.upstream.sent[0].recipients == (first.recipients[0].address,)
+
+
 async def test_days_without_quota_let_no_mail_grow_old(tmp_path: Path) -> None:
     """Priority mail of a day's worth outlives it: nothing expires, bounces or is charged."""
     async with open_house(tmp_path) as house:
@@ -64,6 +81,25 @@ async def test_days_without_quota_let_no_mail_grow_old(tmp_path: Path) -> None:
         assert 50 <= tried <= 130
         fates = (await house.fates()).values()
         assert [(fate.status, fate.attempts) for fate in fates] == [("sent", 1)] * 3
+
+
+async def test_campaign_stops_where_aws_leaves_the_reserve_and_priority_goes_on(
+    tmp_path: Path,
+) -> None:
+    """With AWS asked, the first day that is spent costs no password reset its hours."""
+    settings = replace(config.Upstream(), quota=config.Quota(priority_reserve=0.02))
+    async with open_house(tmp_path, upstream=settings) as house:
+        house.rooms.quota.told(house.clock.wall_ms(), day_max=1_000, day_sent=960)
+        await house.keep(50, campaign="a")
+        await house.until(lambda: house.dispatcher.doing == "quota")
+        await house.keep(5, campaign="")
+
+        await house.until(lambda: not priority_waits(house))
+
+        assert 20 <= len(house.upstream.sent) - 5 <= 26
+        house.rooms.quota.told(house.clock.wall_ms(), day_max=1_000, day_sent=500)
+        house.dispatcher.wake()
+        await house.until(lambda: len(house.upstream.sent) == 55, within_s=10)
 
 
 async def test_campaign_stops_by_the_ledger_and_priority_goes_on(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ from relay.envelope import Outcome
 from relay.errors import AddressBusy, RelayError, SpoolBroken
 from relay.mailer import Client, make_mail
 from relay.service import sandbox
-from relay.service.relay import CLOCK_S, Relay
+from relay.service.relay import TELL_S, Relay
 from relay.service.serving import SAME_KEY_S, _first
+from relay.service.upkeep import CLOCK_S
+from relay.shaper import Cause
 from relay.spool import Finished, Rescheduled, Settlement, Spool, State
 from relay.twin import Latency, Twin, TwinConfig, certificate_files
 from tests.fakes.clock import ManualClock
@@ -82,9 +84,11 @@ def settings(folder: Path, **upstream: object) -> config.Config:
 
 
 @asynccontextmanager
-async def living(folder: Path, whole: config.Config | None = None) -> AsyncIterator[Living]:
+async def living(
+    folder: Path, whole: config.Config | None = None, clock: ManualClock | None = None
+) -> AsyncIterator[Living]:
     """A relay that takes mail, and is drained at the end."""
-    whole, clock = whole or settings(folder), ManualClock()
+    whole, clock = whole or settings(folder), clock or ManualClock()
     async with open_spool(folder, clock, whole.spool) as spool:
         relay = Relay(whole, spool, clock, dict.fromkeys(["ses", "other"], "password"))
         running = asyncio.create_task(relay.run())
@@ -218,6 +222,20 @@ async def test_held_time_survives_a_restart(tmp_path: Path) -> None:
         assert ageing.expired(now_ms - 29 * 24 * HOUR_MS, 24, [], now_ms)
 
 
+async def test_time_under_a_hold_that_was_lifted_survives_a_restart(tmp_path: Path) -> None:
+    """The hold is gone, and the 23 hours under it still make no mail older."""
+    async with living(tmp_path) as first:
+        begun_ms = first.clock.wall_ms()
+        await first.ask("hold", key="account:ses")
+        first.clock.step_wall(23 * HOUR_MS)
+        await first.ask("release", key="account:ses")
+
+    async with living(tmp_path) as second:
+        ageing, later_ms = second.relay._shared.ageing, begun_ms + 30 * HOUR_MS
+        assert not ageing.expired(begun_ms, 24, ["account:ses"], later_ms)
+        assert ageing.expired(begun_ms, 24, [], later_ms)
+
+
 async def test_mail_parked_under_a_hold_that_is_gone_waits_again(tmp_path: Path) -> None:
     """A crash between the two writes must not strand it; what is held stays parked."""
     gone, held = sender_key("ses", "gone@example.com"), sender_key("ses", "held@example.com")
@@ -280,6 +298,67 @@ async def test_due_times_of_a_wrong_clock_are_set_back_at_the_start(
 # -- The clock -----------------------------------------------------------------------------
 
 
+async def test_change_of_a_limit_is_an_event_within_a_second(tmp_path: Path) -> None:
+    """Nobody has to ask for it."""
+    async with living(tmp_path) as relay:
+        told = {"limit_per_s": 42.0, "confidence": 0.9}
+        relay.relay._branches["ses"].shaper.restore(relay.clock.monotonic(), told, Cause.AWS)
+
+        await relay.clock.advance(1)
+
+        [event] = (await relay.ask("status"))["events"]
+    assert event["text"] == "limit 42.0/s, not known before: told by AWS"
+
+
+async def test_what_the_quota_has_not_learned_anew_is_not_written_again(tmp_path: Path) -> None:
+    """An idle relay does not wear out the disk."""
+    async with living(tmp_path) as relay:
+        branch = relay.relay._branches["ses"]
+        await branch.save()
+        await relay.spool.put_state("quota:ses", {"untouched": True})
+
+        await branch.save()
+        assert await relay.spool.state("quota:ses") == {"untouched": True}
+
+        branch.quota.spent(relay.clock.wall_ms())
+        await branch.save()
+        assert await relay.spool.state("quota:ses") != {"untouched": True}
+
+
+async def test_change_of_the_last_second_is_an_event_of_the_next_run(tmp_path: Path) -> None:
+    """Nobody had looked for it when the relay was stopped."""
+    async with living(tmp_path) as first:
+        told = {"limit_per_s": 42.0, "confidence": 0.9}
+        first.relay._branches["ses"].shaper.restore(first.clock.monotonic(), told, Cause.AWS)
+
+    async with living(tmp_path) as second:
+        events = (await second.ask("status"))["events"]
+
+    assert "limit 42.0/s, not known before: told by AWS" in [event["text"] for event in events]
+
+
+async def test_line_of_systemctl_status_is_kept_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by what no command has changed, and only when it says something else."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.setblocking(False)
+        async with living(tmp_path) as relay:
+            monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+            await relay.clock.advance(TELL_S)
+            relay.relay._shared.holds.add(ACCOUNT)
+            await relay.clock.advance(3 * TELL_S)
+            monkeypatch.undo()
+
+        told = [heard.recv(4096).decode() for _ in range(2)]
+
+        with pytest.raises(BlockingIOError):
+            heard.recv(4096)
+    assert "account:ses" not in told[0]
+    assert "held (account:ses)" in told[1]
+
+
 async def test_clock_that_is_set_back_is_noticed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,6 +378,23 @@ async def test_clock_that_is_set_back_is_noticed(
         # Said after the write, in a turn of the loop of its own.
         await until(lambda: "wall clock was set" in caplog.messages)
         assert not relay.relay._shared.ageing.expired(0, 1, [], now_ms + 500_000)
+
+
+async def test_clock_that_was_set_back_while_the_relay_was_stopped_is_noticed(
+    tmp_path: Path,
+) -> None:
+    """What was due in an hour when it stopped is due in an hour when it starts."""
+    async with before(tmp_path) as spool:
+        kept = envelope(1)
+        await spool.append([kept], b"x")
+    async with living(tmp_path) as first:
+        stopped_ms = first.clock.wall_ms()
+        due = Rescheduled(n=0, due_at=stopped_ms + HOUR_MS, attempts=1)
+        await first.spool.settle(Settlement(envelope=kept, changes=(due,), at=stopped_ms))
+
+    now_ms = stopped_ms - 2 * HOUR_MS
+    async with living(tmp_path, clock=ManualClock(wall_ms=now_ms)):
+        assert due_by(tmp_path, now_ms + HOUR_MS)
 
 
 def due_by(folder: Path, latest_ms: int) -> bool:

@@ -179,6 +179,18 @@ async def test_refusal_is_told_where_it_came(
         assert attempt.ended is ended
 
 
+async def test_first_mail_of_a_session_is_told_from_the_others(kind: str) -> None:
+    """Whatever became of it; what cannot be put into an SMTP command was no mail."""
+    async with world_of(kind) as world:
+        world.plan(Plan(dot=THROTTLED))
+        session = await acquire_within(world.upstream)
+        nobody = "\N{SNOWMAN}@example.org"
+
+        attempts = [await session.send(SENDER, [who], CONTENT) for who in (nobody, *RECIPIENTS[:2])]
+
+        assert [attempt.first for attempt in attempts] == [False, True, False]
+
+
 async def test_next_mail_on_the_session_is_free_of_the_last(kind: str) -> None:
     """A refusal leaves nothing behind."""
     async with world_of(kind) as world:

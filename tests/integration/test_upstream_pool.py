@@ -469,6 +469,77 @@ async def test_session_refused_below_the_ceiling_is_no_reason_to_wait_long() -> 
         assert server.connections == 4
 
 
+@pytest.mark.parametrize("prefix", ["MAIL", "RCPT"])
+async def test_session_told_at_its_mail_that_there_are_too_many_sets_the_ceiling(
+    prefix: str,
+) -> None:
+    """A peer that takes every login and counts later is not asked for one more at once."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(6, ready=True)
+        *held, last = await acquire_all(pool, 5)
+        await turn_until(lambda: pool.snapshot().open == 6)
+        await clock.advance(1)
+        server.script(prefix, Close(TOO_MANY))
+
+        await send(last)
+        pool.release(last)
+
+        assert pool.snapshot().ceiling == 5
+        await clock.advance(0.9)
+        assert server.connections == 6
+        assert len(held) == 4
+
+
+async def test_session_older_than_a_refusal_may_tell_that_there_are_too_many_now() -> None:
+    """What counts is when it asked, not when it was opened."""
+    clock = ManualClock()
+    async with ScriptServer() as server, pool_with(server, clock) as pool:
+        pool.want(6)
+        *_, last = await acquire_all(pool, 5)
+        server.script("GREETING", Close(TOO_MANY))
+        waiting = asyncio.create_task(pool.acquire())
+        await turn_until(lambda: pool.snapshot().ceiling == 5)
+        await clock.advance(0.5)
+        server.script("MAIL", Close(TOO_MANY))
+
+        await send(last)
+        pool.release(last)
+
+        assert pool.snapshot().ceiling < 5
+        waiting.cancel()
+
+
+async def test_only_session_told_that_there_are_too_many_leaves_the_ceiling_alone() -> None:
+    """Others hold what there is; how many may be ours it does not tell."""
+    async with ScriptServer() as server, pool_with(server, ManualClock()) as pool:
+        session = await pool.acquire()
+        server.script("MAIL", Close(TOO_MANY))
+
+        await send(session)
+        pool.release(session)
+
+        assert pool.snapshot().ceiling == 200
+
+
+async def test_too_many_connections_after_the_login_is_no_failure_either() -> None:
+    """Nobody is told that the upstream is unreachable while other sessions work."""
+    clock = ManualClock()
+    upstream = replace(PLAIN, username="me")
+    async with ScriptServer() as server, pool_with(server, clock, upstream) as pool:
+        pool.want(5)
+        await acquire_all(pool, 3)
+        await clock.advance(1)
+        server.script("AUTH", Close(TOO_MANY))
+
+        waiting = asyncio.create_task(pool.acquire())
+        await turn_until(lambda: pool.snapshot().ceiling == 3)
+
+        assert not waiting.done()
+        await clock.advance(1)
+        await send(await waiting)
+
+
 async def test_nothing_is_opened_for_a_second_after_a_refusal() -> None:
     """Not even for a session that ends just then: a peer that refuses is not asked at once."""
     clock = ManualClock()

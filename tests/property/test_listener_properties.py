@@ -194,7 +194,7 @@ def test_lines_are_the_same_however_they_are_cut(parts: list[bytes], data: st.Da
             lines.append(line)
 
     assert lines == [line.removesuffix(b"\r") for line in wire.split(b"\n")[:-1]]
-    assert inflow.take() == wire.split(b"\n")[-1]
+    assert inflow.take(len(wire)) == wire.split(b"\n")[-1]
 
 
 NAME = st.text(max_size=20).filter(users.is_name)

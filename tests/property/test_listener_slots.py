@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay.listener import slots
@@ -75,6 +75,7 @@ class Room:
 
 
 @settings(deadline=None)  # the machine may be busy
+@example(4, [("come", 1), ("come", 1), ("log in", 0), ("come", 1), ("come", 2)])
 @given(
     st.integers(1, 9),
     st.lists(st.tuples(st.sampled_from(["come", "log in", "go"]), st.integers(0, 8)), max_size=60),
@@ -146,6 +147,23 @@ async def test_known_address_goes_last() -> None:
         await room.come(f"other {n}")
 
     assert not any(one.is_out for one in pool)
+
+
+async def test_newcomer_is_kept_also_where_all_others_are_known() -> None:
+    """It may be Listmonk's first connection from there; then it is the first to go itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "STRANGERS_MIN", 3)
+        room = Room(Slots(9, still), is_by_count=False)
+    room.log_in(await room.come("known"))
+    known = [await room.come("known") for _ in range(3)]
+
+    newcomer = await room.come("new")
+    assert not newcomer.is_out
+    assert [one.is_out for one in known] == [True, False, False]
+
+    await room.come("newer")
+    assert newcomer.is_out
+    assert [one.is_out for one in known] == [True, False, False]
 
 
 @pytest.mark.parametrize(

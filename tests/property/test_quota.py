@@ -13,7 +13,7 @@ from relay.verdict import Limit
 START = 1_800_000_000_000
 FORWARD = st.integers(0, WINDOW_MS // 4)
 EITHER_WAY = st.integers(-2 * WINDOW_MS, 2 * WINDOW_MS)
-EVENT = st.sampled_from(["sent", "spent", "probe", "sigv2", "rate", "restart"])
+EVENT = st.sampled_from(["sent", "spent", "probe", "sigv2", "rate", "restart", "told"])
 
 
 def new_quota(daily_max: int = 0) -> Quota:
@@ -38,9 +38,10 @@ def test_ledger_counts_the_last_day_to_within_a_bucket(sends: list[tuple[int, in
 @given(
     st.lists(st.tuples(EVENT, EITHER_WAY, st.integers(1, 500)), max_size=60),
     st.sampled_from([0, 100, 1_000]),
+    st.integers(0, 1_200),
 )
 def test_no_clock_and_no_reply_stops_mail_for_good(
-    events: list[tuple[str, int, int]], daily_max: int
+    events: list[tuple[str, int, int]], daily_max: int, used_by_all: int
 ) -> None:
     """Whatever happens, priority is asked again within 15 minutes, and all within a day."""
     quota, now = new_quota(daily_max), START
@@ -61,6 +62,8 @@ def test_no_clock_and_no_reply_stops_mail_for_good(
                 quota = new_quota(daily_max)
                 quota.restore(kept)
                 quota._ledger.update(ledger)
+            case "told":
+                quota.told(now, day_max=recipients * 2, day_sent=used_by_all)
             case _:
                 quota.throttled(Limit.RATE, now)
 

@@ -101,6 +101,21 @@ def test_stopped_time_survives_a_restart() -> None:
     assert again.saved(START + 4 * HOUR + KEEP_MS) == {}
 
 
+def test_saved_time_that_makes_no_sense_is_left_out() -> None:
+    """A spoilt row costs its stretches, not the start."""
+    ageing = Ageing(START)
+
+    ageing.load(
+        {
+            "account:ses": [[START, START + HOUR], "x", [START], [None, 1], 7],
+            "quota:ses": 7,
+            "broken:ses": None,
+        }
+    )
+
+    assert ageing.saved(START) == {"account:ses": [(START, START + HOUR)]}
+
+
 def test_stretches_are_bounded_and_joined_in_favour_of_the_mail() -> None:
     """Memory stays small; joining two stretches never makes mail older."""
     ageing = Ageing(START)

@@ -123,7 +123,8 @@ def test_get_send_quota_says_three_numbers_and_no_more() -> None:
     [
         (1.0, 1.0),
         (14, 14.0),
-        (0.5, 0.5),
+        (0.99, None),
+        (1e-9, None),
         (100_000.0, 100_000.0),
         (100_001.0, None),
         (-1.0, None),

@@ -33,6 +33,15 @@ def test_what_the_rate_would_have_had_it_wait_is_not_lost() -> None:
     assert not bound.is_bound(120)
 
 
+def test_second_message_that_waits_does_not_hide_how_long_the_first_did() -> None:
+    """The shortage lasts from the first on."""
+    bound = Bound()
+    bound.short(100.0)
+    bound.short(104.9)
+
+    assert bound.is_bound(105.0)
+
+
 def test_claim_does_not_flicker() -> None:
     """Between a twentieth and a tenth lost it stays as it was."""
     rare, often = Bound(), Bound()

@@ -121,6 +121,7 @@ def test_priority_lane_keeps_its_own_age_when_another_key_is_set() -> None:
         (upstream(rate=3), "upstream[0].rate"),
         (upstream(rate={"start_per_s": float("inf")}), "upstream[0].rate.start_per_s"),
         (upstream(rate={"floor_per_s": 0}), "upstream[0].rate.floor_per_s"),
+        (upstream(rate={"floor_per_s": 0.0009}), "upstream[0].rate.floor_per_s"),
         (upstream(rate={"use_max": 0}), "upstream[0].rate.use_max"),
         (upstream(rate={"use_max": 1.01}), "upstream[0].rate.use_max"),
         (upstream(quota={"priority_reserve": -0.1}), "upstream[0].quota.priority_reserve"),

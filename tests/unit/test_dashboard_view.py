@@ -46,6 +46,10 @@ SENDING = "sending 11.0 a second; limit 14"
             Glance("good", "sending 22.0 a second; limit not known yet"),
         ),
         (
+            {"upstreams": (upstream(), upstream(name="b", session_bound=True))},
+            Glance("good", "sending 22.0 a second, session-bound; limit 28"),
+        ),
+        (
             {"holds": (hold("campaign:a"),)},
             Glance("good", f"{SENDING}; 1 hold, see below"),
         ),

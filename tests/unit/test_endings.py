@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from relay.dispatcher.endings import ENVELOPES_MAX, ORDINARY, PAUSE_MAX_S, Endings
+from relay.dispatcher.endings import (
+    ENVELOPES_MAX,
+    ORDINARY,
+    PAUSE_MAX_S,
+    Endings,
+    is_ordinary,
+)
+from relay.reply import Stage
 from relay.verdict import Ending, SessionEnded
 
 CLOSED = SessionEnded(Ending.SERVER, "421 4.3.0 Service not available")
@@ -68,14 +75,19 @@ def test_mail_under_which_every_session_ends_waits_while_others_go() -> None:
 
 
 @pytest.mark.parametrize("ending", sorted(ORDINARY))
-def test_ordinary_ends_do_not_count(ending: Ending) -> None:
-    """A full session, an idle cut and too many sessions are how sessions end."""
-    endings = Endings()
+def test_ordinary_end_is_one_of_a_session_that_has_worked(ending: Ending) -> None:
+    """A full session, an idle cut and too many sessions: at MAIL or RCPT, after other mail."""
+    verdict = SessionEnded(ending, "421")
 
-    for now in range(9):
-        assert endings.ended(1, SessionEnded(ending, "421"), float(now), float(now)) == 0
+    assert is_ordinary(verdict, Stage.MAIL, first=False)
+    assert is_ordinary(verdict, Stage.RCPT, first=False)
+    assert not is_ordinary(verdict, Stage.DOT, first=False)
+    assert not is_ordinary(verdict, Stage.MAIL, first=True)
 
-    assert not endings.is_broken
+
+def test_other_ends_are_never_ordinary() -> None:
+    """However long the session had worked."""
+    assert not is_ordinary(CLOSED, Stage.MAIL, first=False)
 
 
 def test_memory_is_bounded() -> None:

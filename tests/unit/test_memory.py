@@ -371,6 +371,23 @@ async def test_nothing_new_is_not_written_again(tmp_path: Path) -> None:
         assert (await kept(spool))["limit_per_s"] == pytest.approx(28)
 
 
+async def test_clocks_that_differ_by_a_moment_make_no_new_date(tmp_path: Path) -> None:
+    """A reading is dated by two clocks, which NTP slews: that is no news, and no write."""
+    clock, shaper = ManualClock(), ReadShaper(UPSTREAM.rate)
+    async with open_spool(tmp_path, clock) as spool:
+        memory = Memory(UPSTREAM, shaper, spool, clock)
+        memory.tell(14.0)
+        await clock.advance(100)
+        shaper.read_at = clock.monotonic()
+        await memory.save()
+        await spool.put_state(KEY, {"untouched": True})
+
+        clock.step_wall(4_000)
+        await memory.save()
+
+        assert await kept(spool) == {"untouched": True}
+
+
 async def test_nothing_learned_leaves_what_an_earlier_run_found(tmp_path: Path) -> None:
     """A start that was killed before its first reading costs no memory."""
     clock = ManualClock()

@@ -7,14 +7,18 @@ import pytest
 from relay import config
 from relay.envelope import BULK, PRIORITY
 from relay.quota import (
+    ALLOWED_BELIEVED_MS,
+    ALLOWED_KEPT_MS,
     BUCKET_MS,
     PROBE_FIRST_MS,
     PROBE_MAX_MS,
     SIGV2_PERSISTS_MS,
+    TOLD_FOR_MS,
     WINDOW_MS,
     Quota,
     QuotaState,
 )
+from relay.quota.told import UNSEEN_MAX_MS, UNSEEN_MS
 from relay.verdict import Limit
 
 # A moment at which a bucket begins.
@@ -228,7 +232,8 @@ def test_signature_throttles_are_the_rates_until_they_persist() -> None:
     quota.throttled(Limit.SIGV2, NOW + SIGV2_PERSISTS_MS)
 
     assert before is None
-    assert quota.snapshot(NOW).spent_at == NOW + SIGV2_PERSISTS_MS
+    later = NOW + SIGV2_PERSISTS_MS
+    assert quota.snapshot(later).spent_at == later
 
 
 def test_signature_throttles_with_mail_between_them_stay_the_rates() -> None:
@@ -252,7 +257,8 @@ def test_signature_throttles_persist_by_the_clock_that_was_set_back() -> None:
     quota.throttled(Limit.SIGV2, NOW)
     quota.throttled(Limit.SIGV2, NOW + SIGV2_PERSISTS_MS)
 
-    assert quota.snapshot(NOW).spent_at == NOW + SIGV2_PERSISTS_MS
+    later = NOW + SIGV2_PERSISTS_MS
+    assert quota.snapshot(later).spent_at == later
 
 
 # -- The reserve --------------------------------------------------------------------------
@@ -439,6 +445,63 @@ def test_allowance_outlives_a_day_that_others_used() -> None:
     assert second == 301
 
 
+def test_allowance_of_a_single_day_is_forgotten_after_two() -> None:
+    """Others had used that day; next week's campaign would wait a day for nothing."""
+    quota = spent_after(1_000)
+    probe_accepted(quota, NOW + WINDOW_MS)
+    later = NOW + ALLOWED_KEPT_MS
+
+    quota.sent(later, 990)
+
+    assert quota.snapshot(later).allowed is None
+    assert quota.allows(BULK, later)
+
+
+def test_allowance_of_several_days_is_kept_for_a_month() -> None:
+    """Then it is the account's own, and next week's campaign leaves priority its share."""
+    quota = spent_after(1_000)
+    probe_accepted(quota, NOW + WINDOW_MS)
+    quota.sent(NOW + WINDOW_MS, 998)
+    quota.spent(NOW + WINDOW_MS + 1)
+    probe_accepted(quota, NOW + 2 * WINDOW_MS + BUCKET_MS)
+    last = NOW + WINDOW_MS + 1 + ALLOWED_BELIEVED_MS - 1
+
+    quota.sent(last, 980)
+
+    assert not quota.allows(BULK, last)
+    assert quota.allows(PRIORITY, last)
+    assert quota.allows(BULK, last + 1 + BUCKET_MS)
+
+
+def test_allowance_that_was_spent_twice_on_one_day_is_of_a_single_day() -> None:
+    """An hour later it is still the same others' mail that is in the way."""
+    quota = spent_after(1_000)
+    quota.probe_started(NOW + HOUR)
+    quota.spent(NOW + HOUR)
+    quota._open(NOW + HOUR)
+    quota.sent(NOW + HOUR, 1)
+    quota.spent(NOW + HOUR)
+
+    assert quota.snapshot(NOW + HOUR + ALLOWED_KEPT_MS).allowed is None
+
+
+def test_far_smaller_allowance_is_of_a_single_day_again() -> None:
+    """However long the one that it takes the place of had been met."""
+    quota = spent_after(1_000)
+    for day in (1, 2):
+        probe_accepted(quota, NOW + day * WINDOW_MS + BUCKET_MS)
+        quota.sent(NOW + day * WINDOW_MS + BUCKET_MS, 998)
+        quota.spent(NOW + day * WINDOW_MS + BUCKET_MS)
+    later = NOW + 5 * WINDOW_MS
+    probe_accepted(quota, later)
+    quota.sent(later, 300)
+    quota.spent(later)
+    smaller = quota.snapshot(later).allowed
+
+    assert smaller == 301
+    assert quota.snapshot(later + ALLOWED_KEPT_MS).allowed is None
+
+
 def test_less_than_the_smallest_quota_is_no_allowance() -> None:
     """Others used the rest."""
     assert spent_after(199).snapshot(NOW).allowed is None
@@ -458,6 +521,139 @@ def test_the_smaller_of_both_binds() -> None:
     assert not low.allows(BULK, now)
 
 
+# -- What AWS says of the day ----------------------------------------------------------------
+
+
+def test_day_that_aws_knows_of_keeps_the_reserve_from_the_first_day_on() -> None:
+    """Others' mail counts in it, too: bulk stops where AWS says that only the reserve is left."""
+    quota = new_quota()
+
+    quota.told(NOW, day_max=1_000, day_sent=970)
+    quota.sent(NOW, 9)
+    before = quota.allows(BULK, NOW)
+    quota.sent(NOW, 1)
+
+    assert before
+    assert not quota.allows(BULK, NOW)
+    assert quota.allows(PRIORITY, NOW)
+    assert quota.snapshot(NOW).left == 20
+    assert quota.next_at(NOW) == NOW + TOLD_FOR_MS
+
+
+def test_what_was_just_sent_may_not_be_in_the_counter_of_aws_yet() -> None:
+    """For 20 minutes it is taken off what AWS leaves; then it surely is."""
+    quota, late = new_quota(), NOW + BUCKET_MS - 1
+    quota.sent(late, 500)
+
+    quota.told(late, day_max=1_000, day_sent=500)
+    shown = quota.snapshot(late).left
+    before = quota.allows(BULK, late)
+    quota.told(late + UNSEEN_MS, day_max=1_000, day_sent=500)
+
+    assert not before
+    assert shown == 500
+    assert quota.allows(BULK, late + UNSEEN_MS)
+
+
+def test_allowance_holds_while_aws_may_be_counting_late() -> None:
+    """What we sent in the last two hours could be all that AWS has not seen."""
+    quota = spent_after(1_000)
+    now = NOW + WINDOW_MS
+    probe_accepted(quota, now)
+    quota.sent(now, 990)
+
+    quota.told(now, day_max=2_000, day_sent=1_000)
+    at_once = quota.allows(BULK, now)
+    later = now + UNSEEN_MAX_MS + BUCKET_MS
+    quota.told(later, day_max=2_000, day_sent=1_000)
+
+    assert not at_once
+    assert quota.allows(BULK, later)
+
+
+def test_word_of_aws_is_forgotten_when_it_is_not_repeated() -> None:
+    """Nobody stops for long because of an answer that cannot be had any more."""
+    quota = new_quota()
+    quota.told(NOW, day_max=1_000, day_sent=1_000)
+
+    assert not quota.allows(BULK, NOW + TOLD_FOR_MS - 1)
+    assert quota.allows(BULK, NOW + TOLD_FOR_MS)
+    assert quota.allows(BULK, NOW - 1)
+    assert quota.snapshot(NOW + TOLD_FOR_MS).left is None
+
+
+def test_room_that_aws_tells_of_lets_bulk_go_again() -> None:
+    """Some of the day has left it."""
+    quota = new_quota()
+    quota.told(NOW, day_max=1_000, day_sent=1_000)
+
+    quota.told(NOW + 1, day_max=1_000, day_sent=900)
+
+    assert quota.allows(BULK, NOW + 1)
+    assert quota.snapshot(NOW + 1).left == 100
+
+
+def test_fresh_word_of_aws_takes_the_place_of_the_allowance() -> None:
+    """It counts others' mail, the allowance only guesses at it."""
+    quota = spent_after(1_000)
+    now = NOW + WINDOW_MS
+    probe_accepted(quota, now)
+    quota.sent(now, 990)
+    before = quota.allows(BULK, now)
+
+    quota.told(now, day_max=50_000, day_sent=1_000)
+
+    assert not before
+    assert quota.allows(BULK, now)
+    assert not quota.allows(BULK, now + TOLD_FOR_MS)
+
+
+def test_daily_max_of_the_operator_holds_whatever_aws_says() -> None:
+    """He may leave the rest to others."""
+    quota = new_quota(daily_max=100)
+    quota.sent(NOW, 98)
+
+    quota.told(NOW, day_max=50_000, day_sent=98)
+
+    assert not quota.allows(BULK, NOW)
+    assert quota.snapshot(NOW).left == 2
+
+
+def test_spent_is_what_the_upstream_said_whatever_aws_says() -> None:
+    """AWS's counters lag behind (observed)."""
+    quota = spent_after(1_000)
+
+    quota.told(NOW, day_max=50_000, day_sent=10)
+
+    assert not quota.allows(BULK, NOW)
+    assert not quota.allows(PRIORITY, NOW)
+    assert quota.snapshot(NOW).left == 0
+
+
+@pytest.mark.parametrize(
+    ("day_max", "day_sent"),
+    [(0, 0), (199, 199), (1_000, 1_101), (None, 5), (1_000, None), (10**12, 10**13)],
+)
+def test_absurd_day_is_not_believed(day_max: int | None, day_sent: int | None) -> None:
+    """Nor is one that lacks a number; what was told before is forgotten, too."""
+    quota = new_quota()
+    quota.told(NOW, day_max=1_000, day_sent=1_000)
+
+    quota.told(NOW, day_max=day_max, day_sent=day_sent)
+
+    assert quota.allows(BULK, NOW)
+    assert quota.snapshot(NOW).left is None
+
+
+def test_without_a_reserve_aws_stops_nobody() -> None:
+    """Then only the upstream does."""
+    quota = new_quota(reserve=0)
+
+    quota.told(NOW, day_max=1_000, day_sent=1_000)
+
+    assert quota.allows(BULK, NOW)
+
+
 # -- Over a restart -----------------------------------------------------------------------
 
 
@@ -472,9 +668,11 @@ def test_spent_quota_is_still_spent_after_a_restart() -> None:
 
     assert after.snapshot(NOW) == before.snapshot(NOW)
     assert after.learned() == before.learned()
+    later = NOW + ALLOWED_KEPT_MS
+    assert (before.snapshot(later).allowed, after.snapshot(later).allowed) == (None, None)
 
 
-@pytest.mark.parametrize("value", [None, "1", -1, 0, 1.5, True, []])
+@pytest.mark.parametrize("value", [None, "1", -1, 0, 1.5, True, [], 10**400, float("nan")])
 def test_what_makes_no_sense_is_not_restored(value: object) -> None:
     """A spool may have been written by another version."""
     quota = new_quota()
@@ -482,6 +680,25 @@ def test_what_makes_no_sense_is_not_restored(value: object) -> None:
     quota.restore(dict.fromkeys(quota.learned(), value))
 
     assert quota.snapshot(NOW) == new_quota().snapshot(NOW)
+
+
+def test_allowance_below_the_smallest_quota_is_not_restored() -> None:
+    """It would let one message go a day."""
+    quota = new_quota([(NOW, 1)])
+
+    quota.restore({"allowed": 1, "allowed_at": NOW})
+
+    assert quota.allows(BULK, NOW)
+
+
+def test_spent_by_a_clock_that_ran_ahead_is_spent_now() -> None:
+    """Nobody is shown a moment to come."""
+    quota = new_quota()
+
+    quota.restore({"spent_at": NOW + WINDOW_MS, "probe_at": NOW + WINDOW_MS})
+
+    assert quota.snapshot(NOW).spent_at == NOW
+    assert quota.allows(BULK, NOW)
 
 
 def test_restored_wait_stays_within_its_bounds() -> None:

@@ -187,6 +187,28 @@ class Player:
             self.week.late_ms = max(self.week.late_ms, late_ms)
 
 
+class Asker(Player):
+    """As ``Player``, and AWS is asked every five minutes; its counter lags by ``LAG_MS``."""
+
+    LAG_MS = 10 * MINUTE
+
+    def __init__(self, account: Account, reserve: float) -> None:
+        super().__init__(account, reserve)
+        self._counted: deque[tuple[int, int]] = deque()
+        self._asked_at = START
+
+    def _arrive(self) -> None:
+        super()._arrive()
+        while self._asked_at <= self._now:
+            self.account.advance(self._now)
+            self._counted.append((self._asked_at, self.account.used))
+            while len(self._counted) > 1 and self._counted[1][0] <= self._asked_at - self.LAG_MS:
+                self._counted.popleft()
+            shown = self._counted[0][1]
+            self.quota.told(self._asked_at, day_max=QUOTA, day_sent=shown)
+            self._asked_at += 5 * MINUTE
+
+
 CASES = [
     pytest.param(MINUTE, 0.0, marks=pytest.mark.slow),
     (MINUTE, 0.3),
@@ -213,6 +235,22 @@ def test_week_of_a_campaign_uses_the_quota_and_spares_the_rest(step_ms: int, sha
     assert max(week.refused) <= REFUSED_MAX
     assert week.late_ms <= PROBE_MAX_MS + MINUTE
     assert share or max(week.waited_ms[4:]) <= PROBE_MAX_MS + HOUR
+
+
+@pytest.mark.parametrize(
+    ("reserve", "waits_ms"),
+    [(0.02, 8 * HOUR), pytest.param(0.05, 0, marks=pytest.mark.slow)],
+)
+def test_word_of_aws_spares_priority_from_the_first_day_on(reserve: float, waits_ms: int) -> None:
+    """Though it counts late; where the reserve is too small for a day, one day waits for hours."""
+    account = Account(HOUR, others_of(0.0, seed=1))
+
+    week = Asker(account, reserve).run()
+
+    print(f"\n| {reserve:.0%} | {max(week.refused)} | {[ms // MINUTE for ms in week.waited_ms]} |")
+    assert max(week.waited_ms) <= waits_ms + MINUTE
+    assert sum(waited_ms > MINUTE for waited_ms in week.waited_ms) <= 1
+    assert week.sent >= (1 - reserve) * 0.99 * QUOTA * DAYS
 
 
 def test_week_without_a_reserve_uses_all_of_it() -> None:

@@ -39,6 +39,11 @@ def test_hardly_any_message_waits_for_a_session(rate_per_s: float) -> None:
     assert sessions <= rate_per_s * 0.409 * 1.2 + 10
 
 
+def test_sessions_in_the_making_are_a_part_of_it() -> None:
+    """500/s wear out 7 sessions a second, each missing for the 1.4 s of the next's handshake."""
+    assert 8 <= needed(500, 0.4, opening_s=1.4) - needed(500, 0.4, opening_s=0.0) <= 10
+
+
 def test_margin_is_worth_its_sessions() -> None:
     """Without it one message in thirty would wait at 50/s."""
     load = 50 * 0.409

@@ -150,6 +150,23 @@ CASES = [
         limit=Limit.RATE,
     ),
     case(DOT, "554 Sending rate exceeded", "throttled-5xx", Throttled, limit=Limit.RATE),
+    case(MAIL, "552 Throttling failure: anything", "throttled-5xx", Throttled, limit=Limit.RATE),
+    *(
+        case(stage, f"{line}Daily message quota exceeded.", name, Throttled, limit=Limit.QUOTA)
+        for stage in (MAIL, RCPT, DATA, DOT)
+        for line, name in (
+            ("454 Throttling failure: ", "throttled-quota"),
+            ("554 Throttling failure: ", "throttled-quota-5xx"),
+            ("550 ", "throttled-quota-5xx"),
+        )
+    ),
+    case(
+        DOT,
+        "554 Transaction failed: Illegal header 'Daily message quota exceeded'.",
+        "illegal-header",
+        Bounced,
+        per_recipient=False,
+    ),
     case(
         AUTH,
         "454 Temporary authentication failure",

@@ -129,19 +129,22 @@ def test_limit_says_how_it_is_known(known_by: KnownBy, dated: str, undated: str)
         ),
         ({"phase": "probing"}, "probing for more than 14.0/s, confirmed 40 s ago"),
         (
-            {"phase": "probing", "limit_per_s": None, "known_by": "", "known_at": None},
-            "probing for more than it is known to bear, not known yet",
+            {"phase": "settling", "limit_per_s": None},
+            "settling: a limit was met, and is being measured",
         ),
+        ({"phase": "holding", "limit_per_s": None}, "holding 12.5/s, limit not known yet"),
+        ({"phase": "probing", "limit_per_s": None}, "probing, 12.5/s so far"),
+        ({"phase": "new", "limit_per_s": None}, "new, limit not known yet"),
         ({"phase": "idle"}, "idle; last known 14.0/s ± 0.1"),
         ({"phase": "idle", "limit_per_s": None}, "idle; limit not known yet"),
         ({"phase": "new"}, "new, limit 14.0/s ± 0.1, confirmed 40 s ago"),
         (
             {"session_bound": True, "sessions_busy": 10, "sent_per_s": 4.8, "limit_per_s": None},
-            "session-bound: 10 sessions x 2.1 s carry 4.80/s, the limit is at least 4.80/s",
+            "session-bound: 10 sessions carry 4.80/s, the limit is at least 4.80/s",
         ),
         (
             {"session_bound": True, "sessions_busy": 10, "sent_per_s": 4.8},
-            "session-bound: 10 sessions x 2.1 s carry 4.80/s, the limit is 14.0/s ± 0.1",
+            "session-bound: 10 sessions carry 4.80/s, the limit is 14.0/s ± 0.1",
         ),
         (
             {"session_bound": True, "sessions_busy": 1, "sent_per_s": 0.0, "limit_per_s": None},
@@ -154,6 +157,14 @@ def test_limit_says_how_it_is_known(known_by: KnownBy, dated: str, undated: str)
         (
             {"ceiling_per_s": 10.0, "rate_per_s": 10.0, "limit_per_s": None},
             "held down to ceiling_per_s, 10.0/s; limit not known",
+        ),
+        (
+            {"session_bound": True, "sessions_busy": 10, "sent_per_s": 4.8, "limit_per_s": 3.0},
+            "session-bound: 10 sessions carry 4.80/s, the limit is at least 4.80/s",
+        ),
+        (
+            {"ceiling_per_s": 10.0, "rate_per_s": 9.9},
+            "holding 14.0/s ± 0.1, confirmed 40 s ago",
         ),
         (
             {"ceiling_per_s": 14.0, "rate_per_s": 13.97},
@@ -213,6 +224,7 @@ def test_whatever_is_known_can_be_told(  # noqa: PLR0913  # all that words depen
     assert len(said) < 120
     assert not {"nan", "inf", "None", "nan/s", "inf/s"} & set(said.split())
     assert "  " not in said
+    assert said.count("not known yet") <= 1
 
 
 def test_line_of_systemctl_says_what_is_known_of_the_limit() -> None:

@@ -19,8 +19,11 @@ account, so three things are kept apart:
 - The **allowance**: what our ledger held when the upstream said "spent", since the day had
   that much for us, to within an hour's step (``STEP_MS``). Less does not replace it for
   ``ALLOWED_KEPT_MS``: others took more that day, and to stop too late costs one refusal, to
-  stop too early a day. Whatever tells us of more ends it: accepts beyond it, or room that our
-  own ledger does not explain (others' mail has left the day, or the quota was raised).
+  stop too early a day. For the same reason that of a single day is forgotten after as long, so
+  that one day of others' does not stop next week's campaign for a day; one that was met again
+  on another day is kept for ``ALLOWED_BELIEVED_MS``. Whatever tells us of more ends it: accepts
+  beyond it, or room that our own ledger does not explain (others' mail has left the day, or the
+  quota was raised).
 
 A share, ``priority_reserve``, of ``daily_max`` and of the allowance is kept for the priority
 lane: all other lanes stop by the ledger when the rest is used, since a campaign that takes
@@ -32,6 +35,11 @@ so once it is ``ALLOWED_FOR_MS`` old it no longer binds while the ledger expects
 the reserve within ``PROBE_MAX_MS``: if that ends in "spent", nobody waits for long. Measured over
 a week, see ``tests/unit/test_quota_week.py``: with no others on the account, priority mail that
 waited 23 hours a day waits a minute from the third day on, at 99 % use.
+
+If AWS can be asked, it says how much of the day is used, others' mail included (``told``). While
+that is fresh, the other lanes also stop where it leaves no more than the reserve, from the first
+day on; and where it surely leaves more, the allowance, which only guesses at others, is not asked.
+It opens nothing that the upstream called spent, and ``daily_max`` is the operator's word beside it.
 
 The rate is another room's: a spent quota says nothing about it. ``SIGV2`` throttles (old
 credentials) are treated as the rate's, but were seen on an account at 102 % of its quota
@@ -51,6 +59,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relay.envelope import PRIORITY
+from relay.quota.told import Told
 from relay.verdict import Limit
 
 if TYPE_CHECKING:
@@ -77,8 +86,12 @@ ALLOWED_FOR_MS = 20 * 3_600_000
 """A little less than a day, so that the end of the allowance can be looked for each day at the
 hour in which room comes back."""
 ALLOWED_KEPT_MS = 2 * WINDOW_MS
+ALLOWED_BELIEVED_MS = 30 * WINDOW_MS
+"""A month of weekly campaigns; whoever sends more rarely looks for the end of the day anew."""
 _WORTH = 0.1
 """What must be about to leave, as a share of the reserve, before the reserve is risked."""
+_WHOLE_MAX = 2**53
+"""Beyond it a float is not exact, and somewhat further there is none: such a number is none."""
 _CONFIRMS = 0.9
 """From this share of the allowance on, "spent" speaks of the same allowance."""
 
@@ -88,9 +101,9 @@ class QuotaState:
     """The figures of one moment; what nobody knows is None.
 
     ``used`` is our own recipients in the last 24 hours; ``allowed`` is the allowance; ``left``
-    is by the smaller of ``daily_max`` and ``allowed``. ``spent_at`` is when the upstream said
-    that there is no more, ``next_at`` when bulk mail may next be tried, ``room_at`` when our
-    own ledger expects room for it.
+    is by the smaller of ``daily_max`` and what AWS says, else ``allowed``. ``spent_at`` is when
+    the upstream said that there is no more, ``next_at`` when bulk mail may next be tried,
+    ``room_at`` when our own ledger expects room for it.
     """
 
     used: int
@@ -120,7 +133,9 @@ class Quota:
         self._probing = False
         self._sigv2_since: int | None = None
         self._allowed: int | None = None
-        self._allowed_at = 0
+        self._allowed_at = self._allowed_since = 0
+        """When the allowance was met last, and when first."""
+        self._told = Told()
 
     # -- What the upstream said -----------------------------------------------------------
 
@@ -129,6 +144,7 @@ class Quota:
         self._roll(now_ms)
         self._count(now_ms, recipients)
         self._sigv2_since = None
+        self._told.sent(recipients)
         if self._spent_at is None:
             return
         if self._probing:
@@ -172,7 +188,22 @@ class Quota:
         is_lasting = now_ms - self._allowed_at < ALLOWED_KEPT_MS
         if self._allowed and is_lasting and used < _CONFIRMS * self._allowed:
             return
+        before = self._allowed or 0
+        if not _CONFIRMS * before <= used <= before / _CONFIRMS:
+            self._allowed_since = now_ms
         self._allowed, self._allowed_at = used if used >= ALLOWED_MIN else None, now_ms
+
+    def told(self, now_ms: int, *, day_max: int | None, day_sent: int | None) -> None:
+        """Take AWS's word on the account's day, in recipients; None: it does not say.
+
+        Bulk mail that waited for it may go now: whoever sleeps until ``next_at`` is to be woken.
+        """
+        self._roll(now_ms)
+        self._told.hear(
+            *(now_ms, day_max, day_sent),
+            reserve_share=1 - self._others_share,
+            sent_since=self._since,
+        )
 
     # -- Who may send ---------------------------------------------------------------------
 
@@ -200,7 +231,10 @@ class Quota:
             return at if at - now_ms <= PROBE_MAX_MS else now_ms
         if lane == PRIORITY:
             return now_ms
-        return max(now_ms, self._falls_below(self._daily_line, now_ms), self._allowance_at(now_ms))
+        at = max(now_ms, self._falls_below(self._daily_line, now_ms))
+        if self._told.surely_leaves_some(now_ms):
+            return at
+        return max(at, self._allowance_at(now_ms), self._told.stops_until(now_ms))
 
     def room_at(self, now_ms: int) -> int | None:
         """When room is expected for mail without reserve; None if there is, or nobody knows."""
@@ -214,16 +248,27 @@ class Quota:
         """The figures of this moment."""
         self._roll(now_ms)
         used, next_at = self._used(), self.next_at(now_ms)
-        whole = min((limit for limit in (self._daily_max, self._allowed) if limit), default=None)
         return QuotaState(
             used=used,
             daily_max=self._daily_max or None,
             allowed=self._allowed,
-            left=None if whole is None else max(0, whole - used),
+            left=self._left(now_ms),
             spent_at=self._spent_at,
             next_at=next_at if next_at > now_ms or self._spent_at is not None else None,
             room_at=self.room_at(now_ms),
         )
+
+    def _left(self, now_ms: int) -> int | None:
+        """What is left of the day by the smallest of what is known of it; None: nothing is."""
+        used, left = self._used(), []
+        if self._daily_max:
+            left.append(self._daily_max - used)
+        told = self._told.left(now_ms)
+        if told is not None and self._spent_at is None:
+            left.append(told)
+        elif self._allowed:
+            left.append(self._allowed - used)
+        return max(0, min(left)) if left else None
 
     # -- Over a restart -------------------------------------------------------------------
 
@@ -235,6 +280,7 @@ class Quota:
             "probe_at": self._probe_at,
             "allowed": self._allowed,
             "allowed_at": self._allowed_at,
+            "allowed_since": self._allowed_since,
         }
 
     def restore(self, learned: Mapping[str, object]) -> None:
@@ -243,8 +289,10 @@ class Quota:
         wait_ms = _moment(learned.get("wait_ms")) or PROBE_FIRST_MS
         self._wait_ms = min(PROBE_MAX_MS, max(PROBE_FIRST_MS, wait_ms))
         self._probe_at = _moment(learned.get("probe_at")) or 0
-        self._allowed = _moment(learned.get("allowed"))
+        allowed = _moment(learned.get("allowed")) or 0
+        self._allowed = allowed if allowed >= ALLOWED_MIN else None
         self._allowed_at = _moment(learned.get("allowed_at")) or 0
+        self._allowed_since = _moment(learned.get("allowed_since")) or self._allowed_at
 
     # -- What stops the lanes without reserve ---------------------------------------------
 
@@ -292,8 +340,11 @@ class Quota:
 
     def _recent(self, now_ms: int) -> int:
         """Of ``used`` what cannot have left the upstream's day, in whatever steps it counts."""
-        since = now_ms - WINDOW_MS + STEP_MS
-        return sum(count for start, count in self._ledger.items() if start >= since)
+        return self._since(now_ms - WINDOW_MS + STEP_MS)
+
+    def _since(self, since_ms: int) -> int:
+        """Of ``used`` what was sent in buckets that began at ``since_ms`` or later."""
+        return sum(count for start, count in self._ledger.items() if start >= since_ms)
 
     def _count(self, at_ms: int, recipients: int) -> None:
         start = at_ms - at_ms % BUCKET_MS
@@ -312,8 +363,16 @@ class Quota:
         for start in [start for start in self._ledger if _leaves_at(start) <= now_ms]:
             del self._ledger[start]
         self._allowed_at = min(self._allowed_at, now_ms)
-        if self._allowed and self._recent(now_ms) > self._allowed:
+        if self._spent_at is not None:
+            self._spent_at = min(self._spent_at, now_ms)
+        if self._recent(now_ms) > (self._allowed or 0) or self._is_outdated(now_ms):
             self._allowed = None
+
+    def _is_outdated(self, now_ms: int) -> bool:
+        """Whether the allowance was met too long ago, for the number of days it was met on."""
+        is_believed = self._allowed_at - self._allowed_since >= ALLOWED_FOR_MS
+        kept_ms = ALLOWED_BELIEVED_MS if is_believed else ALLOWED_KEPT_MS
+        return now_ms - self._allowed_at >= kept_ms
 
 
 def _leaves_at(start: int) -> int:
@@ -324,4 +383,4 @@ def _leaves_at(start: int) -> int:
 def _moment(value: object) -> int | None:
     """A whole number from 1 on, or None."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if is_whole and value > 0 else None  # type: ignore[operator,return-value]
+    return value if is_whole and 0 < value <= _WHOLE_MAX else None  # type: ignore[operator,return-value]
