@@ -94,7 +94,8 @@ class Trial:
     """A correction on trial: if refusals go on at ``share``, they are not the limit's.
 
     ``limit_per_s`` and ``weight`` are the estimate before it; ``is_cut`` tells a correction by
-    the whole refused share from one that only refined.
+    the whole refused share from one that only refined; ``suspects`` are the refusals that led
+    to it, no noise if it ends them.
     """
 
     limit_per_s: float
@@ -102,6 +103,7 @@ class Trial:
     share: float
     left: float
     is_cut: bool
+    suspects: float
     tried: float = 0.0
     refused: float = 0.0
 

@@ -23,6 +23,9 @@ NOISE_MIN, NOISE_ROOM = 0.002, 1.5
 NOISE_SPAN_MIN, NOISE_SPAN_MAX = 400.0, 2000.0
 """Messages over which the share of chance refusals is learned: a young one moves fast."""
 
+VERIFIED_SPAN = 2000.0
+"""Accepted messages over which noise that a trial verified fades to what is seen since."""
+
 NOISE_MAX = 0.25
 """More than this is no noise, whatever a check says."""
 
@@ -50,6 +53,9 @@ EDGE = 1.5
 
 SCATTER_OFF_MAX = 0.15
 """A reading further off is a limit that moved, no scatter."""
+
+SCATTER_WEIGHT, SCATTER_GAIN = 100.0, 1 / 6
+"""Readings tell scatter only against an estimate of so much evidence, and move it by so much."""
 
 SCATTER_MAX = 1.0
 """Variance of others' mail per message of ours; random traffic that takes 30 % makes 0.43."""
@@ -111,10 +117,15 @@ class Scale:
 
 @dataclass(slots=True)
 class Suspicion:
-    """Whether the refusals of late are too many to be chance (a cumulative sum test)."""
+    """Whether the refusals of late are too many to be chance (a cumulative sum test).
+
+    ``noise_share`` is refused in cruise, ``verified`` went on in a trial with a lower limit, and
+    ``certain`` is the least of it, one standard deviation down.
+    """
 
     noise_share: float = 0.0
     verified: float = 0.0
+    certain: float = 0.0
     scales: list[Scale] = field(default_factory=lambda: [Scale(one) for one in SCALES])
     _span: float = NOISE_SPAN_MIN
 
@@ -137,12 +148,17 @@ class Suspicion:
     @property
     def is_quiet(self) -> bool:
         """Whether chance refusals are so rare that one refusal in a probe means the limit."""
-        return self.noise_share <= QUIET_MAX
+        return max(self.noise_share, self.verified) <= QUIET_MAX
+
+    @property
+    def chance_share(self) -> float:
+        """Share of refusals that surely are chance: they leave their tokens in the bucket."""
+        return min(self.noise_share, self.verified, self.certain)
 
     @property
     def noise_floor(self) -> float:
         """The share of chance refusals to reckon with."""
-        return max(NOISE_MIN, NOISE_ROOM * self.noise_share)
+        return max(NOISE_MIN, NOISE_ROOM * max(self.noise_share, self.verified))
 
     def accept(self, recipients: float, *, cruising: bool) -> None:
         """Weigh an accepted message; in cruise it also tells how rare noise is."""
@@ -151,6 +167,7 @@ class Suspicion:
         if cruising:
             self._span = min(NOISE_SPAN_MAX, self._span + 1)
             self.noise_share *= 1 - 1 / self._span
+            self.verified -= max(0.0, self.verified - self.noise_share) / VERIFIED_SPAN
 
     def refuse(self, sent_at: float, *, cruising: bool) -> None:
         """Weigh one refused message, whatever its number of recipients."""
@@ -162,11 +179,21 @@ class Suspicion:
 
     def acquit(self, refused: float) -> None:
         """Take ``refused`` messages out of the noise again: they were the limit's."""
-        self.noise_share = max(0.0, self.noise_share - refused / self._span)
+        least = min(self.noise_share, self.verified)
+        self.noise_share = max(least, self.noise_share - refused / self._span)
 
-    def convict(self, share: float) -> None:
-        """Learn that ``share`` is refused by chance: a correction changed nothing."""
+    def reprieve(self, share: float, tried: float) -> None:
+        """Learn that a correction left only ``share`` of ``tried`` messages refused.
+
+        With none refused, three in so many are still possible (the rule of three).
+        """
+        self.verified = min(self.verified, max(share, 3 / tried))
+        self.noise_share = min(self.noise_share, max(share, self.verified))
+
+    def convict(self, share: float, refused: float) -> None:
+        """Learn that ``share`` is refused by chance: ``refused`` messages after a correction."""
         self.noise_share = self.verified = min(NOISE_MAX, max(self.noise_share, share))
+        self.certain = share * (1 - 1 / sqrt(max(1.0, refused)))
         self._calibrate()
 
     def clear(self) -> None:
@@ -246,6 +273,7 @@ class Estimate:
     limit_per_s: float | None = None
     weight: float = 0.0
     scatter: float = 0.0
+    _last: tuple[float, float, float] | None = field(default=None, init=False)
 
     def lift(self, proven: float, weight: float = LIFTED_WEIGHT) -> None:
         """Raise the limit to a rate that was borne for longer than any burst."""
@@ -277,10 +305,7 @@ class Estimate:
             return True
         off = log(reading / known)
         likely = sqrt(self._error(weight, edge) ** 2 + self._error(self.weight, EDGE) ** 2)
-        if self.weight > 0 and abs(off) < SCATTER_OFF_MAX:
-            excess = (off * weight) ** 2 - edge * edge - (EDGE * weight / self.weight) ** 2
-            fresh = min(SCATTER_MAX, max(0.0, excess / (weight * (1 + weight / self.weight))))
-            self.scatter += (fresh - self.scatter) / 8
+        self._learn_scatter(reading, weight, edge)
         if abs(off) > 3 * likely:
             self.limit_per_s, self.weight = reading, weight * EDGE / edge
             return True
@@ -288,3 +313,15 @@ class Estimate:
         self.limit_per_s = known + share * (reading - known)
         self.weight = min(max(WEIGHT_MAX, WEIGHT_CYCLES * weight), self.weight + weight)
         return False
+
+    def _learn_scatter(self, reading: float, weight: float, edge: float) -> None:
+        """Compare with the reading before: a limit that moved shifts both, scatter parts them."""
+        last, self._last = self._last, (reading, weight, edge)
+        if last is None or self.weight < SCATTER_WEIGHT:
+            return
+        off = log(reading / last[0])
+        if abs(off) >= SCATTER_OFF_MAX:
+            return
+        excess = off * off - (edge / weight) ** 2 - (last[2] / last[1]) ** 2
+        fresh = min(SCATTER_MAX, max(0.0, excess / (1 / weight + 1 / last[1])))
+        self.scatter += (fresh - self.scatter) * SCATTER_GAIN

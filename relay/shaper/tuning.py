@@ -85,6 +85,11 @@ BUSY_IDLE_MAX = 0.05
 SETTLE_IDLE_S = 1.0
 """While braking and settling a slow booking may still stand; only longer gaps are idle then."""
 
+SCATTER_MIN, MARGIN_SCATTER, PAUSE_SCATTER = 0.015, 0.15, 0.7
+"""Where others' random mail scatters the readings (Poisson traffic of 30 %: 0.05 to 0.2) by more
+than the first, holding leaves so much of the rest of it, and the pause after a refusal lasts for
+so many standard deviations more: near the empty mark a wandering bucket refuses again and again."""
+
 # ---- probing
 
 BUDGETS = ((10.0, 0.0014), (30.0, 0.0028), (100.0, 0.0034), (inf, 0.0012))
@@ -114,6 +119,10 @@ PROBE_LATE = 0.8
 
 PROBE_NOISE = 10.0
 """Excess in terms of the noise: a probe must refuse much more than chance does."""
+
+WANDER_MIN, PROBE_WANDER = 0.01, 2.0
+"""A probe counts on so many standard deviations of what others left or took in the cycle, from
+this scatter on: else a lucky minute passes for a raise."""
 
 PROBE_ROOM = 1.2
 """So much more than the bucket can hold is sent before a probe counts as outlived."""
@@ -146,6 +155,9 @@ STILL_SHARE = 0.6
 
 NOISE_SHARE_MAX = 0.04
 """More than this is no noise, whatever a trial says."""
+
+LOW_READ = 0.5
+"""Below ``pacing.LOW_PER_S`` a lower reading was made by a full bucket, down to half."""
 
 CUT_MIN = 0.2
 """The least share of the limit that one correction leaves."""

@@ -9,6 +9,7 @@ import pytest
 from relay.config.schema import Rate
 from relay.shaper import tuning
 from relay.shaper.control import Controller, Phase
+from relay.shaper.evidence import Cycle
 from relay.shaper.order import Kind, Outcome
 from relay.shaper.pacing import Pacer
 from relay.shaper.words import Cause
@@ -441,3 +442,52 @@ def test_probe_that_nothing_ends_becomes_a_search() -> None:
 
     assert talk.limit_per_s > 55
     assert talk.controller.cause is Cause.RAISED
+
+
+# ---- where others send, too
+
+
+def test_scatter_leaves_room_and_a_longer_pause() -> None:
+    """Beside random mail a bucket wanders: less rate, and time to fill after a refusal."""
+    even, random = holding(50), holding(50)
+    random.controller.estimate.scatter = 0.2
+
+    for talk in (even, random):
+        talk.controller._hold(talk.now)
+
+    assert random.controller.pacer.rate_per_s < 0.98 * even.controller.pacer.rate_per_s
+    first, then = (talk.controller.pacer.book(talk.now, 1) for talk in (even, random))
+    assert then - first > 0.05
+
+
+def test_probe_beside_random_mail_counts_on_what_that_left() -> None:
+    """Scatter lengthens a probe: a lucky minute is no raise."""
+    left = []
+    for scatter in (0.0, 0.2):
+        talk = holding(50)
+        talk.controller.estimate.scatter = scatter
+        talk.controller.cycle = Cycle(talk.now, accepted=250)
+        talk.controller._begin_probe(talk.now)
+        left.append(talk.controller._probe.saved)
+
+    assert left[1] > left[0] + 5
+
+
+def test_what_chance_refuses_is_sent_on_top() -> None:
+    """A refusal by chance takes no token: with 2 % of them nearly 2 % more may be sent."""
+    talk = holding(50)
+    talk.controller.suspicion.convict(0.02, 100)
+
+    talk.controller._hold(talk.now)
+
+    assert 50 * 1.013 <= talk.controller.pacer.rate_per_s <= 50 / 0.98
+
+
+def test_use_max_holds_whatever_is_refused_by_chance() -> None:
+    """A share that must not be exceeded is not stretched by a guess about noise."""
+    talk = holding(50, config=Rate(use_max=0.8))
+    talk.controller.suspicion.convict(0.02, 100)
+
+    talk.controller._hold(talk.now)
+
+    assert talk.controller.pacer.rate_per_s <= 40

@@ -206,10 +206,10 @@ def test_lone_random_refusals_cost_no_rate(seed: int) -> None:
     run = course(second_of(50), seed=seed)
     run.noise = 0.005
 
-    run.run(360)
+    run.run(660)
 
-    assert run.use(60, 360, 50) >= 0.99
-    assert run.refused_share(60, 360) <= 0.011
+    assert run.use(60, 660, 50) >= 0.99
+    assert run.refused_share(60, 660) <= 0.011
     assert run.state.noise_share > 0.001
 
 

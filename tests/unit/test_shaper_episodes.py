@@ -83,7 +83,7 @@ def test_outlived_probe_with_many_refusals_was_none() -> None:
 
 def trial(refused: int, accepted: int) -> Trial:
     """A correction because of one refused in ten, after so many messages."""
-    one = Trial(50.0, 100.0, share=0.1, left=40, is_cut=True)
+    one = Trial(50.0, 100.0, share=0.1, left=40, is_cut=True, suspects=2.0)
     for n in range(refused + accepted):
         one.weigh(refused=n < refused)
     return one

@@ -162,13 +162,51 @@ def test_convicted_noise_is_verified_and_bounded() -> None:
     """What a trial has shown is noise from then on; a smaller share lowers nothing."""
     suspicion = Suspicion()
 
-    suspicion.convict(0.02)
-    suspicion.convict(0.01)
+    suspicion.convict(0.02, 10)
+    suspicion.convict(0.01, 10)
     first = (suspicion.noise_share, suspicion.verified)
-    suspicion.convict(0.9)
+    suspicion.convict(0.9, 10)
 
     assert first == (0.02, 0.02)
     assert suspicion.noise_share == NOISE_MAX
+
+
+def test_certain_noise_is_less_than_what_a_trial_saw() -> None:
+    """Ten refusals may be three too many by chance, and what has ended since is certain no more."""
+    suspicion = Suspicion()
+    suspicion.convict(0.02, 10)
+    certain = suspicion.chance_share
+
+    for _ in range(3000):
+        suspicion.accept(1, cruising=True)
+
+    assert certain == pytest.approx(0.02 * (1 - 10**-0.5))
+    assert suspicion.chance_share < 0.2 * certain
+    assert suspicion.verified < 0.02
+
+
+def test_short_trial_without_refusals_leaves_verified_noise() -> None:
+    """32 messages without a refusal do not disprove 2 %; 1,000 leave 0.3 % of it possible."""
+    suspicion = Suspicion()
+    suspicion.convict(0.02, 10)
+
+    suspicion.reprieve(0.0, 32)
+    after_few = (suspicion.noise_share, suspicion.verified)
+    suspicion.reprieve(0.0, 1000)
+
+    assert after_few == (0.02, 0.02)
+    assert suspicion.verified == suspicion.noise_share == pytest.approx(0.003)
+
+
+def test_verified_noise_is_never_acquitted() -> None:
+    """Refusals that belonged to the limit are taken out of the noise, what is verified is not."""
+    suspicion = Suspicion()
+    suspicion.convict(0.02, 10)
+
+    suspicion.acquit(100)
+
+    assert suspicion.noise_share == 0.02
+    assert not suspicion.is_quiet
 
 
 # ---- cycles
@@ -295,6 +333,26 @@ def test_scatter_beyond_the_edges_is_learned_and_forgiven() -> None:
     assert not any(replaced[20:])
     assert estimate.error_share > EDGE / estimate.weight
     assert estimate.limit_per_s == pytest.approx(10.0, rel=0.02)
+
+
+def test_limit_that_moved_is_no_scatter() -> None:
+    """Readings that all lie 10 % lower, one like the other, are a lower limit."""
+    estimate = Estimate(10.0, weight=WEIGHT_MAX)
+
+    for _ in range(20):
+        estimate.learn(9.0, weight=40, edge=EDGE)
+
+    assert estimate.scatter == 0
+
+
+def test_scatter_against_a_young_estimate_is_its_own_error() -> None:
+    """Before there is evidence nothing can be said about others' mail."""
+    estimate = Estimate(10.0, weight=20)
+
+    estimate.learn(10.3, weight=60, edge=EDGE)
+    estimate.learn(9.7, weight=10, edge=EDGE)
+
+    assert estimate.scatter == 0
 
 
 def test_lifted_limit_counts_for_little_and_never_sinks() -> None:
