@@ -150,6 +150,7 @@ class Holding:
         """Blend the cycle's ``reading`` and count anew, unless a full bucket made it low."""
         cycle = self.cycle
         assert cycle is not None
+        self.cause = Cause.FOUND if self.estimate.limit_per_s is None else Cause.MEASURED
         if not self._ran_over(cycle, reading):
             weight = min(weight_max, cycle.marked / self._unit)
             reading = max(self.config.floor_per_s, reading)

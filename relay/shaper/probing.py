@@ -109,7 +109,6 @@ class Probing(Correcting):
             if probe.excess > 0.1:
                 self._credit = n.LENT
         elif reading is not None:
-            self.cause = Cause.MEASURED
             self._take(now, reading)
         elif self.cycle is None:
             self.burst = max(self._unit, probe.excess * probe.tried * self._unit)

@@ -6,6 +6,7 @@ if those are too few for a reading, settling climbs slowly to the first refusal.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from relay.shaper import tuning as n
@@ -13,6 +14,7 @@ from relay.shaper.episodes import Brake
 from relay.shaper.evidence import Cycle
 from relay.shaper.holding import Phase
 from relay.shaper.probing import Probing
+from relay.shaper.words import Cause
 
 if TYPE_CHECKING:
     from relay.shaper.evidence import Scale
@@ -77,7 +79,7 @@ class Searching(Probing):
             self._set_rate(now, rate)
             return
         braked_s, braked_per_s = now - self._epoch_at, self.pacer.rate_per_s
-        self._take(now, min(reading, brake.from_per_s))
+        self._take_anew(now, min(reading, brake.from_per_s))
         cycle.saved += max(0.0, braked_s * (self._limit - braked_per_s))
         self._credit = n.LENT
         self._hold(now)
@@ -90,9 +92,16 @@ class Searching(Probing):
         reading = self.cycle.reading(self._unit)
         if reading is not None and (alarm is not None or self.suspicion.is_quiet):
             reading = min(reading, 2 * self.pacer.rate_per_s) * n.FROM_ABOVE
-            self._take(now, reading, n.SETTLE_WEIGHT_MAX)
+            self._take_anew(now, reading, n.SETTLE_WEIGHT_MAX)
             self.suspicion.clear()
             self._credit = n.LENT
             self._hold(now)
         elif alarm is not None:
             self._begin_brake(now, alarm, sent_at)
+
+    def _take_anew(self, now: float, reading: float, weight_max: float = inf) -> None:
+        """Take a reading that is far from what was known, and say which way it went."""
+        known = self.estimate.limit_per_s
+        self._take(now, reading, weight_max)
+        if known is not None:
+            self.cause = Cause.LOWERED if self._limit < known else Cause.RAISED

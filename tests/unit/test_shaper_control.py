@@ -9,6 +9,7 @@ import pytest
 from relay.config.schema import Rate
 from relay.shaper import tuning
 from relay.shaper.control import Controller, Phase
+from relay.shaper.episodes import Trial
 from relay.shaper.evidence import Cycle
 from relay.shaper.order import Kind, Outcome
 from relay.shaper.pacing import Pacer
@@ -331,6 +332,30 @@ def test_verdict_on_a_refinement_wants_a_cycle_for_a_cut() -> None:
 
     assert talk.controller._trial is None
     assert talk.limit_per_s == refined
+
+
+def test_verdict_may_fall_on_a_refused_message() -> None:
+    """The last message of a trial counts like any other: one refusal alone is no failure."""
+    talk = holding(50)
+    talk.controller._trial = Trial(60.0, KNOWN, 0.1, left=1, is_cut=True, suspects=2.0)
+
+    talk.refuse()
+
+    assert talk.controller._trial is None
+    assert talk.limit_per_s == pytest.approx(50, rel=0.01)
+
+
+def test_too_many_refusals_are_no_noise_whatever_a_trial_says() -> None:
+    """A cut that leaves a fifth refused is followed by the next alarm, not taken back."""
+    talk = holding(50)
+    trial = Trial(60.0, KNOWN, 0.2, left=10, is_cut=True, suspects=2.0, tried=9, refused=2)
+    talk.controller._trial = trial
+
+    talk.accept()
+
+    assert talk.controller._trial is None
+    assert talk.limit_per_s == 50
+    assert talk.controller.suspicion.verified == 0
 
 
 def test_refusals_that_no_correction_ends_are_noise() -> None:

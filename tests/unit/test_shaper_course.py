@@ -427,3 +427,23 @@ def test_raise_is_found_below_a_share_too() -> None:
 
     assert run.limit_per_s >= 0.95 * 28
     assert run.use(600, 700, 28) >= 0.75
+
+
+# ---- why it moved
+
+
+def test_each_change_is_told_with_its_own_cause() -> None:
+    """Found at first, then measured; a cut is a cut, and what is measured after it is not."""
+    run = course(second_of(50))
+    run.change_at(60, 10, 10)
+
+    run.run(58)
+    before = [change.cause for change in run.shaper.changes()]
+    run.run(120)
+    after = run.shaper.changes()
+
+    assert before[0] is Cause.FOUND
+    assert set(before[1:]) == {Cause.MEASURED}
+    assert after[0].cause is Cause.LOWERED
+    assert after[0].after_per_s == pytest.approx(10, rel=0.1)
+    assert {change.cause for change in after[1:]} <= {Cause.MEASURED}
