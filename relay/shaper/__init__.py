@@ -61,9 +61,9 @@ row's grid over three seeds, of changes over 24 phases):
 
     limit/s           5        14       50       200      1000
     steady: use       0.995    0.998    0.9995   0.9995   0.9989
-            refused   0.28 %   0.28 %   0.29 %   0.10 %   0.14 %
+            refused   0.28 %   0.28 %   0.28 %   0.10 %   0.13 %
     0.5 % lone refusals by chance
-            use       0.990    0.977    0.993    0.996
+            use       0.990    0.977    0.996    0.996
             refused   1.17 %   1.23 %   1.03 %   0.84 %   in all
     2 % of them
             use       0.86     0.90     0.970    0.91
@@ -78,14 +78,14 @@ row's grid over three seeds, of changes over 24 phases):
             use of the rest    0.999             0.9995
             refused            0.98 %            0.12 %
     a random (Poisson) one, in buckets of 1 and 3 s (200/s: 0.3 s, too)
-            use of the rest    0.960             0.994
+            use of the rest    0.968             0.994
             refused            1.60 %            0.54 %
             his own refused    4.0 %             0.9 %
     limit x4, s to 95 % of it
             median             19       10       10
             worst              40       15       17
-    limit /5 from 25, 50, 200, 1000/s: calm after 1.1 to 1.8 s (worst 2.3, 4.8, 4.1, 21 s: of a
-    probe); 0.80, 0.66, 0.47 and 0.40 s worth of the old limit refused; 10/s to 500/s from cold:
+    limit /5 from 25, 50, 200, 1000/s: calm after 1.0 to 1.7 s (worst 2.8, 2.8, 3.9, 17 s: of a
+    probe); 0.80, 0.64, 0.47 and 0.40 s worth of the old limit refused; 10/s to 500/s from cold:
     95 % after 10 s, 0.8 s worth refused; one token at 1/s: use 0.91 (250 ms) to 0.96 (30 ms),
     0.6 % refused.
 

@@ -70,6 +70,7 @@ class Holding:
     _trial: Trial | None = field(default=None, init=False)
     _credit: float = field(default=n.LENT, init=False)
     _held: float = field(default=0.0, init=False)
+    _is_new: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._stale.calibrate(self.suspicion.noise_floor)
@@ -173,7 +174,10 @@ class Holding:
         return 0 < 1 - reading / limit <= 1.2 * spilled / cycle.marked
 
     def _pay(self, recipients: float) -> None:
-        self._credit = max(-n.DEBT_MAX * self._unit, self._credit - recipients)
+        """Pay for refusals; until a limit that was just found is known, they are its price."""
+        self._is_new = self._is_new and self.estimate.weight < n.YOUNG_WEIGHT
+        least = 0.0 if self._is_new else -n.DEBT_MAX * self._unit
+        self._credit = max(min(self._credit, least), self._credit - recipients)
 
     def _grow(self, now: float, growth: float, recipients: int) -> None:
         rate = self.pacer.rate_per_s

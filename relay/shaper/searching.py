@@ -103,5 +103,6 @@ class Searching(Probing):
         """Take a reading that is far from what was known, and say which way it went."""
         known = self.estimate.limit_per_s
         self._take(now, reading, weight_max)
+        self._is_new = True
         if known is not None:
             self.cause = Cause.LOWERED if self._limit < known else Cause.RAISED

@@ -101,6 +101,11 @@ LENT, DEBT_MAX = 3.0, 1.5
 """Refusals lent to learn a new limit, and the most owed, in messages: a costly surprise must not
 end the probing for minutes."""
 
+YOUNG_WEIGHT = 80.0
+"""With less evidence for a limit just found nothing is owed: at 0.4 s a message, what was under
+way at the first reading would blind an account of 14/s for 40 s. Twice as much costs the bar of a
+cut from 25/s."""
+
 GAP_MIN, GAP_MAX = 40.0, 250.0
 """Messages between two probes at least: as many as the estimate's evidence, within these."""
 

@@ -516,3 +516,16 @@ def test_use_max_holds_whatever_is_refused_by_chance() -> None:
     talk.controller._hold(talk.now)
 
     assert talk.controller.pacer.rate_per_s <= 40
+
+
+def test_young_limit_owes_nothing() -> None:
+    """What learning cost does not keep the first probes away; a known limit pays its surprises."""
+    young, known = holding(50, weight=20), holding(50)
+    young.controller._is_new = True
+
+    for talk in (young, known):
+        talk.controller._credit = 0.5
+        talk.controller._pay(4)
+
+    assert young.controller._credit == 0
+    assert known.controller._credit == -tuning.DEBT_MAX

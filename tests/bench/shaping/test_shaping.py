@@ -20,6 +20,7 @@ MISSED = {
     "noise 2.0% 200/s": "chance refusals end probes before the bucket is empty",
     "window 14/s": "late arrivals cross the window's edge, and lower the reading",
     "window 200/s": "the edges of windows look like others' random mail",
+    "even foreign 14/s": "one course of 18 learns its limit at 1.1 % refused",
     "poisson foreign 14/s": "few readings tell how random mail scatters them",
     "four recipients 14/s": "a bucket of one message is full at each send",
     "one token 1/s": "the guard for 250 ms costs 6 %, and the climb from below a part",
