@@ -76,7 +76,7 @@ row's grid over three seeds, of changes over 24 phases):
             refused            0.35 %   0.47 %   1.13 %
     an even foreign sender who takes 30 %
             use of the rest    0.999             0.9995
-            refused            0.98 %            0.12 %
+            refused            1.11 %            0.36 %
     a random (Poisson) one, in buckets of 1 and 3 s (200/s: 0.3 s, too)
             use of the rest    0.968             0.994
             refused            1.60 %            0.54 %

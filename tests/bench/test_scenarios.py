@@ -46,7 +46,7 @@ class Bars:
 
 
 SCENES = {
-    "raise": Bars(use="95 % within 20-60 s", refused="<= 1 %", use_least=0.4),
+    "raise": Bars(use="95 % within 20-60 s", refused="<= 1 %", use_least=0.6),
     "cut": Bars(use=">= 95 %", refused="<= 4 %"),
     "noise": Bars(use=">= 99 %", refused="<= 1.1 %"),
     "foreign": Bars(use=">= 97 %", refused="<= 1.5 %"),
