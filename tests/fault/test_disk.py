@@ -111,7 +111,8 @@ async def test_p3_settlements_that_cannot_be_written_stop_dispatch(
                 load.crashed()
                 await relay.kill()
                 assert await ends_at_once(relay) in {73, 74}
-                assert "Traceback" not in relay.log[-2000:]
+                # Words, no traceback: the killed one may have logged a checkpoint's before.
+                assert relay.log.splitlines()[-1].startswith("relay: ")
             disk.mend()
             if is_killed:
                 await relay.start()
