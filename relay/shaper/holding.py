@@ -175,7 +175,8 @@ class Holding:
 
     def _pay(self, recipients: float) -> None:
         """Pay for refusals; until a limit that was just found is known, they are its price."""
-        self._is_new = self._is_new and self.estimate.weight < n.YOUNG_WEIGHT
+        is_young = self.estimate.weight < n.YOUNG_WEIGHT
+        self._is_new = self._is_new and is_young and not self._is_low
         least = 0.0 if self._is_new else -n.DEBT_MAX * self._unit
         self._credit = max(min(self._credit, least), self._credit - recipients)
 
