@@ -48,7 +48,8 @@ class Brake:
 class Probe:
     """A stretch above the estimate, in steps; ``saved`` recipients should be used up by each.
 
-    ``outlived`` counts the steps that met no limit, ``tried`` and ``refused`` its messages.
+    ``outlived`` counts the steps that met no limit, ``tried`` and ``refused`` its messages;
+    a ``is_gentle`` one asks whether the estimate is a little low.
     """
 
     saved: float = 0.0
@@ -58,6 +59,7 @@ class Probe:
     outlived: int = 0
     tried: float = 0.0
     refused: float = 0.0
+    is_gentle: bool = False
     scale: Scale = field(default_factory=lambda: Scale(0.1))
 
     def step(self, now: float, excess: float, unit: float, noise: float) -> None:
@@ -90,6 +92,24 @@ class Probe:
 
 
 @dataclass(slots=True)
+class Turns:
+    """When it is a gentle probe's turn: ``left`` probes come before it, ``gap`` after it."""
+
+    left: int = n.GENTLE_FIRST
+    gap: int = n.GENTLE_GAP
+
+    def count(self) -> None:
+        """Count a probe that was begun."""
+        self.left -= 1
+
+    def answer(self, *, outlived: bool, often: bool) -> None:
+        """Come again soon after a gentle probe that was outlived, ever more rarely after others."""
+        most = n.GENTLE_GAP_OFTEN if often else n.GENTLE_GAP_MAX
+        self.gap = n.GENTLE_GAP if outlived else min(most, 2 * self.gap)
+        self.left = self.gap
+
+
+@dataclass(slots=True)
 class Trial:
     """A correction on trial: if refusals go on at ``share``, they are not the limit's.
 
@@ -111,12 +131,19 @@ class Trial:
         """Count one message; True if it is time for the verdict."""
         self.tried += 1
         self.refused += refused
-        return self.tried >= self.left
+        return self.tried >= self.left or self._is_proven
 
     @property
     def refused_share(self) -> float:
         """Refused share since the correction."""
         return self.refused / max(1.0, self.tried)
+
+    @property
+    def _is_proven(self) -> bool:
+        """Whether a doubt is answered early: what was suspected goes on, and no more than that."""
+        if self.suspects or self.refused < n.PROVEN_REFUSED:
+            return False
+        return self.changed_nothing and self.refused_share <= n.PROVEN_SHARES * self.share
 
     @property
     def changed_nothing(self) -> bool:

@@ -146,9 +146,14 @@ class Suspicion:
         return max(self.scales, key=lambda scale: scale.refused)
 
     @property
+    def noise_max(self) -> float:
+        """The larger of what is refused in cruise and what a trial verified."""
+        return max(self.noise_share, self.verified)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether chance refusals are so rare that one refusal in a probe means the limit."""
-        return max(self.noise_share, self.verified) <= QUIET_MAX
+        return self.noise_max <= QUIET_MAX
 
     @property
     def chance_share(self) -> float:
@@ -158,7 +163,7 @@ class Suspicion:
     @property
     def noise_floor(self) -> float:
         """The share of chance refusals to reckon with."""
-        return max(NOISE_MIN, NOISE_ROOM * max(self.noise_share, self.verified))
+        return max(NOISE_MIN, NOISE_ROOM * self.noise_max)
 
     def accept(self, recipients: float, *, cruising: bool) -> None:
         """Weigh an accepted message; in cruise it also tells how rare noise is."""

@@ -14,7 +14,7 @@ from math import exp, inf, sqrt
 from typing import TYPE_CHECKING
 
 from relay.shaper import tuning as n
-from relay.shaper.episodes import Brake, Probe, Trial
+from relay.shaper.episodes import Brake, Probe, Trial, Turns
 from relay.shaper.evidence import EDGE, Cycle, Estimate, Scale, Suspicion
 from relay.shaper.pacing import LOW_PER_S
 from relay.shaper.words import Cause
@@ -67,6 +67,7 @@ class Holding:
     _braked: tuple[float, float] | None = field(default=None, init=False)
     _brake: Brake | None = field(default=None, init=False)
     _probe: Probe = field(default_factory=Probe, init=False)
+    _gentle: Turns = field(default_factory=Turns, init=False)
     _trial: Trial | None = field(default=None, init=False)
     _credit: float = field(default=n.LENT, init=False)
     _held: float = field(default=0.0, init=False)
@@ -118,6 +119,11 @@ class Holding:
         """Share of the limit to leave where refusals come in cruise that are not mere chance."""
         noise = max(0.0, self.suspicion.noise_share - self.suspicion.verified)
         return max(n.MARGIN_NOISE * noise, n.MARGIN_SCATTER * self._scatter)
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether a bucket of 0.3 s would hold a few messages only."""
+        return self._limit < n.SMALL_PER_S * self._unit
 
     @property
     def _gap_messages(self) -> float:
@@ -177,7 +183,9 @@ class Holding:
         """Pay for refusals; until a limit that was just found is known, they are its price."""
         is_young = self.estimate.weight < n.YOUNG_WEIGHT
         self._is_new = self._is_new and is_young and not self._is_low
-        least = 0.0 if self._is_new else -n.DEBT_MAX * self._unit
+        is_noisy = not self.suspicion.is_quiet and self.suspicion.noise_max < n.NOISY_MAX
+        most = n.DEBT_NOISY if is_noisy else n.DEBT_MAX
+        least = 0.0 if self._is_new else -most * self._unit
         self._credit = max(min(self._credit, least), self._credit - recipients)
 
     def _grow(self, now: float, growth: float, recipients: int) -> None:

@@ -29,10 +29,18 @@ class Probing(Correcting):
         self._held += recipients
         if self._trial is not None:
             return
+        owed = n.GENTLE_EARLY if self._is_gentle_due else 0.0
         if self.suspicion.noise_share > 2 * self.suspicion.verified + n.DOUBT_NOISE:
             self._doubt(now)
-        elif self._credit > 0 and self._held >= self._gap:
+        elif self._credit > -owed and self._held >= self._gap:
             self._begin_probe(now)
+
+    @property
+    def _is_gentle_due(self) -> bool:
+        """Whether the next probe asks if a small bucket hides that the estimate is a little low."""
+        if self._gentle.left > 0 or self.cycle is None or self._is_low:
+            return False
+        return self._limit < n.GENTLE_BELOW * self._unit
 
     @property
     def _gap(self) -> float:
@@ -59,13 +67,24 @@ class Probing(Correcting):
             excess = max(min(saved / length, calm), saved / (n.PROBE_LENGTHS_MAX * length))
         if self._is_low:
             saved, excess = self._unit, n.LOW_EXCESS
-        if not self.suspicion.is_quiet:
+        is_gentle = self._is_gentle_due
+        if is_gentle:
+            saved, excess = self._plan_gently(saved)
+        elif not self.suspicion.is_quiet:
             excess = max(excess, n.PROBE_NOISE * self.suspicion.noise_share)
             saved *= 2
-        self._probe = Probe(saved)
+        self._probe = Probe(saved, is_gentle=is_gentle)
+        self._gentle.count()
         self.phase = Phase.PROBING
         self.suspicion.clear()
         self._go_above(now, min(n.PROBE_EXCESS_MAX, max(n.PROBE_EXCESS_MIN, excess)))
+
+    def _plan_gently(self, saved: float) -> tuple[float, float]:
+        """Return what to use up, and an excess that is borne if the limit is a little higher."""
+        if self.suspicion.is_quiet:
+            least = n.PROBE_ROOM * saved / (n.GENTLE_MESSAGES * self._unit)
+            return saved, max(n.GENTLE, least)
+        return n.GENTLE_NOISY * saved, max(n.GENTLE, n.GENTLE_NOISES * self.suspicion.noise_share)
 
     def _go_above(self, now: float, excess: float) -> None:
         self._probe.step(now, excess, self._unit, self.suspicion.noise_floor)
@@ -104,10 +123,13 @@ class Probing(Correcting):
         """The bucket is empty: read the cycle, or begin one."""
         probe = self._probe
         reading = None if self.cycle is None else self.cycle.reading(self._unit)
+        if probe.is_gentle:
+            often = self._is_small or not self.suspicion.is_quiet
+            self._gentle.answer(outlived=probe.outlived > 0, often=often)
         if probe.outlived and not self._is_low:
             self._lift(2 * EDGE / probe.excess)
-            if probe.excess > 0.1:
-                self._credit = n.LENT
+            least = n.LENT if probe.excess > 0.1 else n.GENTLE_LENT
+            self._credit = max(self._credit, least)
         elif reading is not None:
             self._take(now, reading)
         elif self.cycle is None:

@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from relay.shaper import tuning as n
-from relay.shaper.episodes import Brake
+from relay.shaper.episodes import Brake, Turns
 from relay.shaper.evidence import Cycle
 from relay.shaper.holding import Phase
 from relay.shaper.probing import Probing
@@ -104,5 +104,6 @@ class Searching(Probing):
         known = self.estimate.limit_per_s
         self._take(now, reading, weight_max)
         self._is_new = True
+        self._gentle = Turns(n.GENTLE_FIRST_SMALL if self._is_small else n.GENTLE_FIRST)
         if known is not None:
             self.cause = Cause.LOWERED if self._limit < known else Cause.RAISED

@@ -92,14 +92,15 @@ so many standard deviations more: near the empty mark a wandering bucket refuses
 
 # ---- probing
 
-BUDGETS = ((10.0, 0.0014), (30.0, 0.0028), (100.0, 0.0034), (inf, 0.0012))
+BUDGETS = ((10.0, 0.0012), (30.0, 0.0028), (100.0, 0.0034), (inf, 0.0012))
 """Refusals that probes may cost, a recipient accepted, below so many recipients a second. At 14/s
 all of 0.3 % would allow a probe in 24 s, and less is a raise found later; at low limits learning
 anew costs some of it, at high ones a probe comes soon enough for half."""
 
-LENT, DEBT_MAX = 3.0, 1.5
+LENT, DEBT_MAX, DEBT_NOISY, NOISY_MAX = 3.0, 1.5, 4.0, 0.01
 """Refusals lent to learn a new limit, and the most owed, in messages: a costly surprise must not
-end the probing for minutes."""
+end the probing for minutes. Where chance refuses a little, up to the last share, each probe costs
+two or three, and they are paid; where it refuses more, probes are what keeps the estimate up."""
 
 YOUNG_WEIGHT = 80.0
 """With less evidence for a limit just found nothing is owed: at 0.4 s a message, what was under
@@ -138,6 +139,25 @@ PROBE_STEP, PROBE_STEPS_UP = 3.0, 0.35
 MET_SCORE = 3.0
 """Log likelihood at which refusals in a noisy probe mean an empty bucket."""
 
+GENTLE, GENTLE_NOISES, GENTLE_NOISY = 0.02, 2.0, 1.5
+"""Excess of a gentle probe: the least, in terms of the noise, and how much more than usual is
+planned to be used up where there is noise."""
+
+GENTLE_BELOW, GENTLE_MESSAGES = 30.0, 600.0
+"""Messages a second below which buckets are so small that gentle probes are worth it, and how many
+of them one may last where there is no noise: meanwhile a raise waits."""
+
+GENTLE_EARLY, GENTLE_LENT = 0.5, 1.0
+"""A gentle probe may begin with so many messages owed, for it takes long; when it has lifted the
+limit, the next probe is lent this: a lift is a guess."""
+
+GENTLE_GAP, GENTLE_GAP_MAX, GENTLE_GAP_OFTEN = 2, 16, 4
+"""Probes from one gentle one to the next: after one that was outlived, at most, and at most where
+there is noise or a bucket holds ``SMALL_PER_S`` x 0.3 s messages."""
+
+GENTLE_FIRST, GENTLE_FIRST_SMALL, SMALL_PER_S = 6, 1, 10.0
+"""Probes of a new limit before its first gentle one, and below so many messages a second."""
+
 FULL_S = 3.0
 """Burst, in seconds of the limit, that a bucket of unknown content may hold; *assumed*."""
 
@@ -167,12 +187,16 @@ LOW_READ = 0.5
 CUT_MIN = 0.2
 """The least share of the limit that one correction leaves."""
 
-DOUBT_NOISE, DOUBT_REFUSED, DOUBT_TRIED_MAX, DOUBT_S = 0.004, 10.0, 500.0, 20.0
+DOUBT_NOISE, DOUBT_REFUSED, DOUBT_TRIED_MAX, DOUBT_S = 0.004, 10.0, 750.0, 20.0
 """Noise beyond twice what a trial has verified, that is tried anew: with a lower limit for as
 many messages as should refuse so many, if it is noise; for no more than so many messages or
 seconds, for no probe goes out meanwhile."""
 
-DOUBT_STEP, DOUBT_NOISES = 0.03, 4.0
+PROVEN_REFUSED, PROVEN_SHARES = 3, 2.0
+"""So many refusals, at no more than so many times the suspected share, end that early: it is
+noise. With fewer messages than these take, one trial of four would call chance a limit."""
+
+DOUBT_STEP, DOUBT_NOISES = 0.025, 4.0
 """By this share the limit is lowered for that, or by so many times the noise."""
 
 RATE_MAX_PER_S = 1_000_000.0
