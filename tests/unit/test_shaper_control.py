@@ -9,7 +9,7 @@ import pytest
 from relay.config.schema import Rate
 from relay.shaper import tuning
 from relay.shaper.control import Controller, Phase
-from relay.shaper.episodes import Trial
+from relay.shaper.episodes import Trial, Turns
 from relay.shaper.evidence import Cycle
 from relay.shaper.order import Kind, Outcome
 from relay.shaper.pacing import Pacer
@@ -456,6 +456,102 @@ def test_outlived_small_probe_lifts_the_limit_a_little() -> None:
     assert excess < 0.1
     assert talk.controller.cause is Cause.RAISED
     assert talk.limit_per_s == pytest.approx(200 * (1 + excess / 2), rel=0.005)
+
+
+def to_gentle_probe(talk: Talk, noise: float = 0.0) -> float:
+    """Through a first probe to a gentle one, if there is one; returns its excess."""
+    talk.accept_until(Phase.PROBING)
+    talk.refuse(3)
+    talk.controller._gentle = Turns(left=0)
+    accept_with_noise(talk, noise)
+    return talk.controller._probe.excess
+
+
+def accept_with_noise(talk: Talk, noise: float) -> None:
+    """Hold until the next probe, where chance is known to refuse so much."""
+    for _ in range(5000):
+        if talk.controller.phase is Phase.PROBING:
+            return
+        talk.controller.suspicion.noise_share = talk.controller.suspicion.verified = noise
+        talk.accept()
+    pytest.fail("no probe within 5000 messages")
+
+
+@pytest.mark.parametrize(
+    ("limit_per_s", "noise", "excess"),
+    [(14.0, 0.0, tuning.GENTLE), (14.0, 0.02, 2 * 0.02), (29.0, 0.0, tuning.GENTLE)],
+    ids=["quiet", "noisy", "just small enough"],
+)
+def test_gentle_probe_goes_a_little_above_a_low_limit(
+    limit_per_s: float, noise: float, excess: float
+) -> None:
+    """So little that it is borne if the estimate is low by as much; more where chance refuses."""
+    assert to_gentle_probe(holding(limit_per_s), noise) == pytest.approx(excess, rel=0.15)
+
+
+def test_high_limit_needs_no_gentle_probe() -> None:
+    """At 50/s a bucket of 0.3 s holds fifteen messages: its readings are no lie."""
+    talk = holding(50)
+
+    to_gentle_probe(talk)
+
+    assert not talk.controller._probe.is_gentle
+
+
+def test_noisy_probe_that_refuses_too_often_has_met_the_limit() -> None:
+    """Never enough at once to prove it, but one in twenty where chance takes one in fifty."""
+    talk = holding(50)
+    accept_with_noise(talk, 0.02)
+    for _ in range(500):
+        if talk.controller.phase is not Phase.PROBING:
+            break
+        talk.accept(19)
+        talk.refuse()
+
+    assert talk.controller.phase is Phase.HOLDING
+    assert talk.controller._probe.outlived == 0
+    assert talk.controller._probe.left <= 0
+
+
+def test_gentle_probe_of_an_unsure_limit_ends_in_time() -> None:
+    """Much may be in the bucket then, and a raise must not wait for minutes."""
+    talk = holding(14, weight=5)
+
+    to_gentle_probe(talk)
+
+    assert talk.controller._probe.left <= tuning.GENTLE_MESSAGES + 2
+
+
+def test_gentle_probe_that_was_borne_lifts_the_limit_and_lends_the_next_probe() -> None:
+    """Half of the step that met the limit is a guess, and is read soon."""
+    talk = holding(14)
+    excess = to_gentle_probe(talk)
+    talk.controller._credit = -0.2
+    for _ in range(5000):
+        if talk.controller._probe.outlived:
+            break
+        talk.accept()
+
+    talk.refuse(3)
+
+    assert talk.limit_per_s == pytest.approx(14 * (1 + 1.5 * excess), rel=0.005)
+    assert talk.controller._credit == tuning.GENTLE_LENT
+    assert talk.controller._gentle.left == tuning.GENTLE_GAP
+
+
+@pytest.mark.parametrize(
+    ("noise", "owed"),
+    [(0.0, tuning.DEBT_MAX), (0.005, tuning.DEBT_NOISY), (0.02, tuning.DEBT_MAX)],
+    ids=["quiet", "a little noise", "much noise"],
+)
+def test_most_that_is_owed_for_probes(noise: float, owed: float) -> None:
+    """A little noise makes each probe dearer, and is paid; in much of it probes must go on."""
+    talk = holding(14)
+    talk.controller.suspicion.noise_share = noise
+
+    talk.controller._pay(10)
+
+    assert talk.controller._credit == -owed
 
 
 def test_probe_that_nothing_ends_becomes_a_search() -> None:

@@ -158,6 +158,27 @@ def test_raise_beyond_a_probe_becomes_a_search() -> None:
     assert run.reached(0.95, 1000, after=60) <= 30
 
 
+@pytest.mark.parametrize(
+    ("limit", "depth", "noise"), [(14, 4.2, 0.0), (5, 3, 0.0), (14, 4.2, 0.005)]
+)
+def test_low_estimate_is_found_out_though_a_small_bucket_hides_it(
+    limit: float, depth: float, noise: float
+) -> None:
+    """A gentle probe is borne, and lifts it.
+
+    A bucket of some messages is full before each probe, and bears the low estimate out: without
+    gentle probes 98 % of 14/s and 96 % of 5/s are used, for ever.
+    """
+    run = course(Bucket(limit, depth), latency_s=SLOW)
+    run.noise = noise
+    run.shaper.restore(START_AT, {"limit_per_s": 0.96 * limit, "confidence": 0.999})
+
+    run.run(900)
+
+    assert run.use(600, 900, limit) >= 0.99
+    assert run.refused_share(0, 900) <= 0.004 + 1.4 * noise
+
+
 @pytest.mark.parametrize("latency_s", [QUICK, SLOW])
 @pytest.mark.parametrize("limit", [25, 50, 200])
 def test_cut_limit_is_followed_at_once(limit: float, latency_s: float) -> None:

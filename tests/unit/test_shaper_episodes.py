@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.shaper import tuning
-from relay.shaper.episodes import Brake, Probe, Trial
+from relay.shaper.episodes import Brake, Probe, Trial, Turns
 
 
 def brake(refused: float, accepted: float, *, was_search: bool = True) -> Brake:
@@ -108,3 +108,43 @@ def test_correction_changed_nothing_if_refusals_go_on_as_before(
 ) -> None:
     """About the share that made the correction, and more than a single one."""
     assert trial(refused, accepted).changed_nothing is changed_nothing
+
+
+@pytest.mark.parametrize(
+    ("refused", "accepted", "suspects", "is_over"),
+    [(3, 297, 0, True), (2, 297, 0, False), (3, 97, 0, False), (3, 297, 2, False)],
+    ids=["as suspected", "too few to tell", "far more than suspected", "a correction's"],
+)
+def test_doubt_is_answered_as_soon_as_noise_is_proven(
+    refused: int, accepted: int, suspects: int, is_over: bool
+) -> None:
+    """Three refused at about the suspected share; a limit that fell refuses far more."""
+    doubt = Trial(50.0, 100.0, share=0.01, left=750, is_cut=True, suspects=suspects)
+    for _ in range(accepted):
+        assert not doubt.weigh(refused=False)
+
+    answers = [doubt.weigh(refused=True) for _ in range(refused)]
+
+    assert answers[-1] is is_over
+
+
+def test_gentle_probes_become_rare_while_they_are_met() -> None:
+    """From one in three to one in seventeen; where chance refuses, no rarer than one in five."""
+    turns, noisy = Turns(), Turns()
+
+    for _ in range(5):
+        turns.answer(outlived=False, often=False)
+        noisy.answer(outlived=False, often=True)
+
+    assert turns.left == tuning.GENTLE_GAP_MAX
+    assert noisy.left == tuning.GENTLE_GAP_OFTEN
+
+
+def test_gentle_probe_comes_again_soon_after_one_that_was_outlived() -> None:
+    """The estimate was low, and may still be."""
+    turns = Turns(gap=16)
+
+    turns.answer(outlived=True, often=False)
+    turns.count()
+
+    assert turns.left == tuning.GENTLE_GAP - 1
