@@ -72,6 +72,7 @@ class Holding:
     _credit: float = field(default=n.LENT, init=False)
     _held: float = field(default=0.0, init=False)
     _is_new: bool = field(default=False, init=False)
+    _was_full: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._stale.calibrate(self.suspicion.noise_floor)
@@ -158,7 +159,8 @@ class Holding:
         cycle = self.cycle
         assert cycle is not None
         self.cause = Cause.FOUND if self.estimate.limit_per_s is None else Cause.MEASURED
-        if not self._ran_over(cycle, reading):
+        self._was_full = self._ran_over(cycle, reading)
+        if not self._was_full:
             weight = min(weight_max, cycle.marked / self._unit)
             reading = max(self.config.floor_per_s, reading)
             self.estimate.learn(reading, weight, EDGE + self._disorder)

@@ -40,7 +40,7 @@ class Probing(Correcting):
         """Whether the next probe asks if a small bucket hides that the estimate is a little low."""
         if self._gentle.left > 0 or self.cycle is None or self._is_low:
             return False
-        return self._limit < n.GENTLE_BELOW * self._unit
+        return self._was_full or self._limit < n.GENTLE_BELOW * self._unit
 
     @property
     def _gap(self) -> float:
@@ -82,7 +82,8 @@ class Probing(Correcting):
     def _plan_gently(self, saved: float) -> tuple[float, float]:
         """Return what to use up, and an excess that is borne if the limit is a little higher."""
         if self.suspicion.is_quiet:
-            least = n.PROBE_ROOM * saved / (n.GENTLE_MESSAGES * self._unit)
+            longest = max(n.GENTLE_MESSAGES * self._unit, n.GENTLE_S * self._limit)
+            least = n.PROBE_ROOM * saved / longest
             return saved, max(n.GENTLE, least)
         return n.GENTLE_NOISY * saved, max(n.GENTLE, n.GENTLE_NOISES * self.suspicion.noise_share)
 

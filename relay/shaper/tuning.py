@@ -143,7 +143,7 @@ GENTLE, GENTLE_NOISES, GENTLE_NOISY = 0.02, 2.0, 1.5
 """Excess of a gentle probe: the least, in terms of the noise, and how much more than usual is
 planned to be used up where there is noise."""
 
-GENTLE_BELOW, GENTLE_MESSAGES = 30.0, 600.0
+GENTLE_BELOW, GENTLE_MESSAGES, GENTLE_S = 30.0, 600.0, 20.0
 """Messages a second below which buckets are so small that gentle probes are worth it, and how many
 of them one may last where there is no noise: meanwhile a raise waits."""
 
