@@ -119,7 +119,7 @@ class Holding:
     def _margin(self) -> float:
         """Share of the limit to leave where refusals come in cruise that are not mere chance."""
         noise = max(0.0, self.suspicion.noise_share - self.suspicion.verified)
-        return max(n.MARGIN_NOISE * noise, n.MARGIN_SCATTER * self._scatter)
+        return n.MARGIN_NOISE * noise
 
     @property
     def _is_small(self) -> bool:
