@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ async def test_probe_of_many_hours_is_still_the_first_in_its_lane(tmp_path: Path
     """That the quota is spent is nothing about the mail that asks: it does not step aside."""
     async with open_house(tmp_path) as house:
         house.upstream.answer = lambda *_: SPENT
-        [first, *_] = await house.keep(2, campaign="")
+        await house.keep(2, campaign="")
         await house.keep(20, campaign="a")
         for _ in range(6):
             await house.pass_time(HOUR_S)
@@ -56,8 +57,9 @@ async def test_probe_of_many_hours_is_still_the_first_in_its_lane(tmp_path: Path
         await house.until(lambda: bool(house.upstream.sent), step_s=1.0)
 
         tried = [mail.recipients for mail in house.upstream.mails]
-        assert tried.count((first.recipients[0].address,)) >= 20
-        assert house.upstream.sent[0].recipients == (first.recipients[0].address,)
+        [(asker, count)] = Counter(tried).most_common(1)
+        assert count >= 20
+        assert house.upstream.sent[0].recipients == asker
 
 
 async def test_days_without_quota_let_no_mail_grow_old(tmp_path: Path) -> None:
