@@ -2,7 +2,8 @@
 
 Each correction is on trial (``episodes.Trial``). One that ends the refusals stands, and they were
 the limit's; where neither a reading nor a cut ends them they are noise, and the limit is given
-back. Noise itself is doubted whenever it doubles: a lower limit is tried for a while.
+back. Noise itself is doubted whenever it doubles: a lower limit is tried, until it is clear what
+refuses (``episodes.Trial``).
 """
 
 from __future__ import annotations

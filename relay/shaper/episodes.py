@@ -49,7 +49,7 @@ class Probe:
     """A stretch above the estimate, in steps; ``saved`` recipients should be used up by each.
 
     ``outlived`` counts the steps that met no limit, ``tried`` and ``refused`` its messages;
-    a ``is_gentle`` one asks whether the estimate is a little low.
+    one that ``is_gentle`` asks whether the estimate is a little low.
     """
 
     saved: float = 0.0
@@ -93,7 +93,10 @@ class Probe:
 
 @dataclass(slots=True)
 class Turns:
-    """When it is a gentle probe's turn: ``left`` probes come before it, ``gap`` after it."""
+    """When it is a gentle probe's turn: ``left`` others come first; ``gap`` lay between two.
+
+    ``left`` falls below 0 while none is wanted: at a high limit, or in an unknown bucket.
+    """
 
     left: int = n.GENTLE_FIRST
     gap: int = n.GENTLE_GAP
@@ -103,7 +106,7 @@ class Turns:
         self.left -= 1
 
     def answer(self, *, outlived: bool, often: bool) -> None:
-        """Come again soon after a gentle probe that was outlived, ever more rarely after others."""
+        """Come again soon after a gentle probe that was outlived, else ever more rarely."""
         most = n.GENTLE_GAP_OFTEN if often else n.GENTLE_GAP_MAX
         self.gap = n.GENTLE_GAP if outlived else min(most, 2 * self.gap)
         self.left = self.gap

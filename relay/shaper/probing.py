@@ -2,7 +2,8 @@
 
 A probe is planned to empty what the bucket may hold (``_begin_probe``), in the hope to be
 refused: then the cycle since the last empty moment is a reading (``_meet``). One that outlives
-that goes on in larger steps (``_outlive``) until it is met, or becomes a search.
+that goes on in larger steps (``_outlive``) until it is met, or becomes a search. A gentle one
+(``_plan_gently``) asks the other question, whether the estimate is low: it hopes to be borne.
 """
 
 from __future__ import annotations

@@ -498,6 +498,47 @@ def test_high_limit_needs_no_gentle_probe() -> None:
     assert not talk.controller._probe.is_gentle
 
 
+def test_reading_from_a_full_bucket_asks_for_a_gentle_probe_at_any_limit() -> None:
+    """It confirms 50/s and lowers nothing, so that it cannot tell whether 50/s is too little."""
+    talk = holding(50)
+    talk.accept_until(Phase.PROBING)
+    talk.refuse()
+    talk.controller.cycle = Cycle(talk.now - 100, accepted=4899, saved=200)
+    talk.controller.cycle.mark(talk.now)
+    talk.controller._take(talk.now, 49.0)
+    talk.controller._gentle = Turns(left=0)
+
+    talk.accept_until(Phase.PROBING)
+
+    assert talk.limit_per_s == 50
+    assert talk.controller._probe.is_gentle
+
+
+def test_limit_below_three_a_second_gets_no_gentle_probe() -> None:
+    """There a probe goes up by steps anyway, and keeps what it proved."""
+    talk = holding(2)
+
+    excess = to_gentle_probe(talk)
+
+    assert not talk.controller._probe.is_gentle
+    assert excess == tuning.LOW_EXCESS
+
+
+@pytest.mark.parametrize(("left", "phase"), [(0, Phase.PROBING), (1, Phase.HOLDING)])
+def test_gentle_probe_begins_a_little_in_debt(left: int, phase: Phase) -> None:
+    """It takes long enough to earn the rest; any other waits until all is paid."""
+    talk = holding(14)
+    talk.accept_until(Phase.PROBING)
+    talk.refuse()
+    talk.controller._gentle = Turns(left=left)
+    talk.controller._held = tuning.GAP_MAX
+    talk.controller._credit = 0.1 - tuning.GENTLE_EARLY
+
+    talk.accept()
+
+    assert talk.controller.phase is phase
+
+
 def test_noisy_probe_that_refuses_too_often_has_met_the_limit() -> None:
     """Never enough at once to prove it, but one in twenty where chance takes one in fifty."""
     talk = holding(50)
@@ -537,6 +578,96 @@ def test_gentle_probe_that_was_borne_lifts_the_limit_and_lends_the_next_probe() 
     assert talk.limit_per_s == pytest.approx(14 * (1 + 1.5 * excess), rel=0.005)
     assert talk.controller._credit == tuning.GENTLE_LENT
     assert talk.controller._gentle.left == tuning.GENTLE_GAP
+
+
+def test_buckets_are_small_by_messages_not_by_recipients() -> None:
+    """25 messages of four a second want gentle probes, and below ten readings lie."""
+    talk = holding(100)
+    talk.controller.cycle = Cycle(talk.now)
+    talk.controller._gentle = Turns(left=0)
+    single = talk.controller._is_gentle_due
+
+    talk.controller._unit = 4.0
+    by_four, is_small = talk.controller._is_gentle_due, talk.controller._is_small
+    talk.controller._unit = 11.0
+
+    assert (single, by_four) == (False, True)
+    assert (is_small, talk.controller._is_small) == (False, True)
+
+
+def test_gentle_probe_of_a_high_limit_is_planned_by_seconds() -> None:
+    """At 100/s 600 messages are over too soon to use up much by little: 20 s are given."""
+    talk = holding(100)
+
+    _, excess = talk.controller._plan_gently(300.0)
+
+    assert excess == pytest.approx(tuning.PROBE_ROOM * 300 / (tuning.GENTLE_S * 100))
+
+
+def test_gentle_probe_that_was_borne_takes_no_credit_away() -> None:
+    """What is lent after a lift is the least, not all, that the next probe may cost."""
+    talk = holding(14)
+    to_gentle_probe(talk)
+    talk.controller._probe.outlived = 1
+    talk.controller._credit = 2.5
+
+    talk.controller._meet(talk.now, talk.now)
+
+    assert talk.controller._credit == 2.5
+
+
+@pytest.mark.parametrize(
+    ("limit_per_s", "left"), [(20.0, tuning.GENTLE_FIRST), (5.0, tuning.GENTLE_FIRST_SMALL)]
+)
+def test_limit_found_anew_counts_gentle_probes_anew(limit_per_s: float, left: int) -> None:
+    """What the limit before has taught about buckets is nothing now; a small one is asked soon."""
+    talk = holding(100)
+    talk.controller._gentle = Turns(left=-7, gap=tuning.GENTLE_GAP_MAX)
+    talk.controller.cycle = Cycle(talk.now - 10, accepted=10 * limit_per_s)
+    talk.controller.cycle.mark(talk.now)
+
+    talk.controller._take_anew(talk.now, limit_per_s)
+
+    assert talk.limit_per_s == limit_per_s
+    assert talk.controller._gentle == Turns(left)
+
+
+@pytest.mark.parametrize(
+    ("limit_per_s", "noise", "gap"),
+    [
+        (14.0, 0.0, tuning.GENTLE_GAP_MAX),
+        (5.0, 0.0, tuning.GENTLE_GAP_OFTEN),
+        (14.0, 0.02, tuning.GENTLE_GAP_OFTEN),
+    ],
+    ids=["known", "small", "noisy"],
+)
+def test_gentle_probes_that_are_met_stay_frequent_where_readings_lie(
+    limit_per_s: float, noise: float, gap: int
+) -> None:
+    """In a bucket of a few messages, or where chance refuses, an estimate is soon low again."""
+    talk = holding(limit_per_s)
+    to_gentle_probe(talk, noise)
+    talk.controller._gentle.gap = tuning.GENTLE_GAP_MAX
+
+    talk.refuse(3)
+
+    assert talk.controller.phase is Phase.HOLDING
+    assert talk.controller._gentle.left == gap
+
+
+@pytest.mark.parametrize(
+    ("noise", "planned"),
+    [(0.0, (2.0, tuning.GENTLE)), (0.02, (tuning.GENTLE_NOISY * 2.0, 2 * 0.02))],
+    ids=["quiet", "noisy"],
+)
+def test_gentle_probe_uses_up_more_where_chance_refuses(
+    noise: float, planned: tuple[float, float]
+) -> None:
+    """What chance refused is still in the bucket, and must not pass for a raise."""
+    talk = holding(14)
+    talk.controller.suspicion.noise_share = noise
+
+    assert talk.controller._plan_gently(2.0) == planned
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,14 @@ def test_correction_changed_nothing_if_refusals_go_on_as_before(
 
 @pytest.mark.parametrize(
     ("refused", "accepted", "suspects", "is_over"),
-    [(3, 297, 0, True), (2, 297, 0, False), (3, 97, 0, False), (3, 297, 2, False)],
-    ids=["as suspected", "too few to tell", "far more than suspected", "a correction's"],
+    [
+        (3, 297, 0, True),
+        (2, 297, 0, False),
+        (3, 97, 0, False),
+        (3, 647, 0, False),
+        (3, 297, 2, False),
+    ],
+    ids=["as suspected", "too few to tell", "far more", "far less", "a correction's"],
 )
 def test_doubt_is_answered_as_soon_as_noise_is_proven(
     refused: int, accepted: int, suspects: int, is_over: bool
