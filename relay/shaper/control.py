@@ -56,7 +56,7 @@ class Controller(Searching):
             return
         self._heard += 1
         rate = self.pacer.rate_per_s
-        if self._heard >= n.HEARD_MAX and rate * self.latency_s >= n.FEW:
+        if self._heard >= n.HEARD_MAX and rate * self.latency_s >= n.FEW * self._unit:
             self._braked = (now, rate)
             self._set_rate(now, rate * n.BRAKE)
 
@@ -65,6 +65,8 @@ class Controller(Searching):
         self.estimate = Estimate(limit_per_s, weight)
         self.suspicion.clear()
         self.cycle = self._trial = self._braked = self._brake = None
+        self._is_new = self._was_full = False
+        self._begin_turns()
         self._credit = n.LENT
         self._hold(now)
 

@@ -12,7 +12,7 @@ from math import inf
 
 from relay.shaper import tuning as n
 from relay.shaper.corrections import Correcting
-from relay.shaper.episodes import Probe
+from relay.shaper.episodes import Probe, Turns
 from relay.shaper.evidence import EDGE, Cycle
 from relay.shaper.holding import Phase
 from relay.shaper.words import Cause
@@ -35,6 +35,10 @@ class Probing(Correcting):
             self._doubt(now)
         elif self._credit > -owed and self._held >= self._gap:
             self._begin_probe(now)
+
+    def _begin_turns(self) -> None:
+        """Count the probes of a new limit until its first gentle one."""
+        self._gentle = Turns(n.GENTLE_FIRST_SMALL if self._is_small else n.GENTLE_FIRST)
 
     @property
     def _is_gentle_due(self) -> bool:
@@ -82,11 +86,11 @@ class Probing(Correcting):
 
     def _plan_gently(self, saved: float) -> tuple[float, float]:
         """Return what to use up, and an excess that is borne if the limit is a little higher."""
-        if self.suspicion.is_quiet:
-            longest = max(n.GENTLE_MESSAGES * self._unit, n.GENTLE_S * self._limit)
-            least = n.PROBE_ROOM * saved / longest
-            return saved, max(n.GENTLE, least)
-        return n.GENTLE_NOISY * saved, max(n.GENTLE, n.GENTLE_NOISES * self.suspicion.noise_share)
+        excess = max(n.GENTLE, n.GENTLE_NOISES * self.suspicion.noise_share)
+        if not self.suspicion.is_quiet:
+            saved *= n.GENTLE_NOISY
+        longest = max(n.GENTLE_MESSAGES * self._unit, n.GENTLE_S * self._limit)
+        return saved, max(excess, n.PROBE_ROOM * saved / longest)
 
     def _go_above(self, now: float, excess: float) -> None:
         self._probe.step(now, excess, self._unit, self.suspicion.noise_floor)

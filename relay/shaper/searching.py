@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from relay.shaper import tuning as n
-from relay.shaper.episodes import Brake, Turns
+from relay.shaper.episodes import Brake
 from relay.shaper.evidence import Cycle
 from relay.shaper.holding import Phase
 from relay.shaper.probing import Probing
@@ -53,7 +53,7 @@ class Searching(Probing):
         self._begin_epoch(braked_at)
         self.suspicion.noise_share = min(self.suspicion.noise_share, self.suspicion.verified)
         self.suspicion.clear()
-        if from_per_s * self.latency_s < n.FEW:
+        if from_per_s * self.latency_s < n.FEW * self._unit:
             self._end_brake(now)
         else:
             self._set_rate(now, from_per_s * n.BRAKE)
@@ -104,6 +104,6 @@ class Searching(Probing):
         known = self.estimate.limit_per_s
         self._take(now, reading, weight_max)
         self._is_new = True
-        self._gentle = Turns(n.GENTLE_FIRST_SMALL if self._is_small else n.GENTLE_FIRST)
+        self._begin_turns()
         if known is not None:
             self.cause = Cause.LOWERED if self._limit < known else Cause.RAISED

@@ -8,8 +8,8 @@ that changes, so that a twin's trouble of twenty seconds shows its end within th
 
 from __future__ import annotations
 
-from relay import quota
 from relay.breaker import breaker
+from relay.quota import quota
 
 FIRST_MS, MAX_MS = 2_000, 4_000
 

@@ -102,6 +102,18 @@ def test_several_recipients_a_message_are_paced_by_recipients(latency_s: float) 
     assert run.refused_share(60, 360) <= 0.006
 
 
+@pytest.mark.parametrize(("limit", "recipients"), [(14, 10), (50, 50)])
+def test_large_messages_under_a_low_limit_are_learned(limit: float, recipients: int) -> None:
+    """A second of the limit in one or two messages: its limit is found, too."""
+    run = course(second_of(limit), latency_s=SLOW)
+    run.recipients = lambda _: recipients
+
+    run.run(1500)
+
+    assert run.use(500, 1500, limit) >= 0.98
+    assert run.refused_share(500, 1500) <= 0.006
+
+
 @pytest.mark.parametrize("latency_s", [QUICK, SLOW])
 def test_limit_by_the_second_of_the_clock_is_kept(latency_s: float) -> None:
     """So many in each second instead of a bucket: 96 % of it at 1 % refused."""
