@@ -72,11 +72,11 @@ row's grid over three seeds, of changes over 24 phases):
     steady: use       0.997    0.998    0.9995   0.9995   0.9989
             refused   0.30 %   0.28 %   0.28 %   0.10 %   0.13 %
     0.5 % lone refusals by chance
-            use       0.991    0.989    0.992    0.999
-            refused   1.01 %   1.10 %   0.87 %   0.65 %   in all
+            use       0.991    0.987    0.992    0.999
+            refused   1.02 %   1.07 %   0.90 %   0.66 %   in all
     2 % of them
-            use       0.85     0.953    0.964    0.947
-            refused   2.8 %    3.0 %    3.4 %    2.6 %    in all
+            use       0.85     0.945    0.971    0.942
+            refused   2.6 %    3.1 %    3.3 %    2.6 %    in all
     four recipients a message
             use                0.981    0.999    0.9995
             refused            0.50 %   0.33 %   0.13 %
@@ -87,9 +87,9 @@ row's grid over three seeds, of changes over 24 phases):
             use of the rest    0.999             0.9995
             refused            0.66 %            0.13 %
     a random (Poisson) one, in buckets of 1 and 3 s (200/s: 0.3 s, too)
-            use of the rest    0.979             0.995
+            use of the rest    0.954             0.995
             refused            2.3 %             0.88 %
-            his own refused    5.3 %             1.4 %
+            his own refused    5.1 %             1.5 %
     limit x4, s to 95 % of it
             median             19       10       10
             worst              58       15       17

@@ -13,7 +13,7 @@ from tests.bench.shaping.rows import ROWS
 from tests.bench.shaping.table import play, show
 
 MISSED = {
-    "noise 0.5% 14/s": "98.9 %: a low estimate in a bucket of four messages takes minutes to climb",
+    "noise 0.5% 14/s": "98.7 %: a low estimate in a bucket of four messages takes minutes to climb",
     "noise 2.0% 5/s": "chance refusals end probes before the bucket is empty",
     "window 14/s": "late arrivals cross the window's edge, and lower the reading",
     "window 200/s": "each gentle probe that fills a window is refused several times at once",
