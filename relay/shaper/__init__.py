@@ -101,7 +101,7 @@ Reference controllers in the same table (``--all``): a timer rule that starts at
 every row in which that is told and nothing else happens (steady, even foreign, four recipients: 1.0
 at no refusals; after one refusal by chance it is at 0.5), an even pacer that knows the limit wins
 windows (14/s: 0.978), 2 % noise and random mail at 14/s (0.964, 0.970), CUBIC the median of a raise
-(8 s at 14/s, where it may also never come; 9 s at 50/s) at 6 to 60 % refused elsewhere.
+(8 s at 14/s, where it may also never come; 9 s at 50/s) at 4 to 60 % refused elsewhere.
 
 Known to be weak: 2 % noise at 5/s, where a probe meets three refusals by chance before the bucket
 is empty; buckets of three or four messages at 14/s and 250 ms with noise, windows or four
